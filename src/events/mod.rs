@@ -1,0 +1,446 @@
+//! One method per thing worth knowing: it counts, and where a person should hear of it, it logs.
+//!
+//! Nothing else in the crate logs or counts. Logs never hold payload bytes; bytes of a peer that help to
+//! understand a fault are escaped and cut. Each kind of line is limited in rate, so that a flood of
+//! faults cannot become a flood of lines.
+
+mod limit;
+pub mod meter;
+
+use std::fmt;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use limit::Limit;
+use meter::{Counter, Family, Histogram, Label};
+
+/// Defines a closed set of label values.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$vdoc])* $variant),* }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+        }
+    };
+}
+
+label! {
+    /// How an exchange ended. Every accepted request gets exactly one.
+    Outcome {
+        /// Its reply reached the session.
+        Ok = "ok",
+        /// One-way: its last byte is in the kernel.
+        Sent = "sent",
+        /// No reply before the deadline.
+        Timeout = "timeout",
+        /// Its connection went away.
+        Lost = "lost",
+        /// Never given to a connection.
+        Refused = "refused",
+        /// The client went away first.
+        ClientGone = "client_gone",
+        /// Over `max_message`.
+        TooLarge = "too_large",
+        /// The server broke the protocol.
+        Desync = "desync",
+    }
+}
+
+label! {
+    /// Why a request was refused without reaching an upstream connection.
+    Reason {
+        /// `max_waiting` reached.
+        QueueFull = "queue_full",
+        /// `acquire_timeout` passed.
+        AcquireTimeout = "acquire_timeout",
+        /// The upstream is down.
+        Down = "down",
+        /// Not a message of the protocol.
+        Malformed = "malformed",
+        /// Over `max_message`.
+        TooLarge = "too_large",
+        /// Shutting down.
+        Draining = "draining",
+    }
+}
+
+label! {
+    /// Why an upstream connection closed.
+    CloseReason {
+        /// `idle_timeout`.
+        Idle = "idle",
+        /// `max_lifetime`.
+        Lifetime = "lifetime",
+        /// `max_requests`, or the tags are used up.
+        Requests = "requests",
+        /// The server closed it, nothing was owed.
+        Peer = "peer",
+        /// The server closed it, or the socket failed, while it owed something.
+        Lost = "lost",
+        /// The server said that it will close.
+        Closing = "closing",
+        /// The server broke the protocol.
+        Desync = "desync",
+        /// It owed a reply for too long.
+        Stalled = "stalled",
+        /// Drain or stop.
+        Shutdown = "shutdown",
+    }
+}
+
+label! {
+    /// How an attempt to connect ended.
+    ConnectResult {
+        /// Connected, preamble done.
+        Ok = "ok",
+        /// Refused by the peer.
+        Refused = "refused",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The name has no address.
+        Resolve = "resolve",
+        /// The server's first bytes were not the expected ones.
+        Preamble = "preamble",
+        /// Anything else.
+        Error = "error",
+    }
+}
+
+label! {
+    /// Why warmline closed a client connection that did nothing wrong.
+    ClientTimeout {
+        /// No whole request in `client_read`.
+        Read = "read",
+        /// Nothing for `client_idle` between requests.
+        Idle = "idle",
+        /// It did not take its reply in `client_write`.
+        Write = "write",
+    }
+}
+
+/// What is known of one upstream.
+#[derive(Debug)]
+pub struct Upstream {
+    name: Box<str>,
+    limit: Limits,
+    /// Requests read whole, or refused while they were read.
+    pub accepted: Counter,
+    /// Ended exchanges.
+    pub outcomes: Family<Outcome>,
+    /// Requests refused.
+    pub refused: Family<Reason>,
+    /// From admission to the end.
+    pub request_duration: Histogram,
+    /// That, less the time the upstream took.
+    pub overhead: Histogram,
+    /// From admission to a connection.
+    pub queue_wait: Histogram,
+    /// Attempts to connect.
+    pub connects: Family<ConnectResult>,
+    /// Upstream connections closed.
+    pub closed: Family<CloseReason>,
+    /// Client connections whose first request went out on a connection that was open already.
+    pub handshakes_saved: Counter,
+    /// Upstream connections closed for breaking the protocol.
+    pub desyncs: Counter,
+    /// Replies that came after their exchange had ended.
+    pub late_replies: Counter,
+    /// Exchanges whose client left before the reply.
+    pub abandoned: Counter,
+    /// Client connections accepted.
+    pub clients_opened: Counter,
+    /// Client connections closed.
+    pub clients_closed: Counter,
+    /// Idle clients closed to make room for new ones.
+    pub clients_evicted: Counter,
+    /// Clients closed for slowness.
+    pub clients_timed_out: Family<ClientTimeout>,
+    /// Clients that `access.uids` does not allow.
+    pub clients_forbidden: Counter,
+    /// Clients that left in the middle of a request.
+    pub requests_truncated: Counter,
+    /// Sessions that had to wait for memory.
+    pub memory_waits: Counter,
+    /// Failed accepts.
+    pub accept_errors: Counter,
+}
+
+/// One limiter for each kind of line.
+#[derive(Debug, Default)]
+struct Limits {
+    refused: Limit,
+    malformed: Limit,
+    connect: Limit,
+    closed: Limit,
+    desync: Limit,
+    first: Limit,
+    evicted: Limit,
+    slow: Limit,
+    forbidden: Limit,
+    memory: Limit,
+    accept: Limit,
+    late: Limit,
+}
+
+/// Times of an exchange, for [`Upstream::ended`].
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// From admission to the end.
+    pub total: Duration,
+    /// From admission to being given to a connection, if it was.
+    pub waited: Option<Duration>,
+    /// From written to replied, if it got that far.
+    pub upstream: Option<Duration>,
+}
+
+impl Upstream {
+    /// Nothing has happened yet to the upstream called `name`.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            limit: Limits::default(),
+            accepted: Counter::default(),
+            outcomes: Family::default(),
+            refused: Family::default(),
+            request_duration: Histogram::default(),
+            overhead: Histogram::default(),
+            queue_wait: Histogram::default(),
+            connects: Family::default(),
+            closed: Family::default(),
+            handshakes_saved: Counter::default(),
+            desyncs: Counter::default(),
+            late_replies: Counter::default(),
+            abandoned: Counter::default(),
+            clients_opened: Counter::default(),
+            clients_closed: Counter::default(),
+            clients_evicted: Counter::default(),
+            clients_timed_out: Family::default(),
+            clients_forbidden: Counter::default(),
+            requests_truncated: Counter::default(),
+            memory_waits: Counter::default(),
+            accept_errors: Counter::default(),
+        }
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A request was accepted; [`Upstream::ended`] must follow.
+    pub fn accepted(&self) {
+        self.accepted.add_one();
+    }
+
+    /// An accepted request ended.
+    pub fn ended(&self, outcome: Outcome, times: Times) {
+        self.outcomes.of(outcome).add_one();
+        self.request_duration.observe(times.total);
+        if let Some(waited) = times.waited {
+            self.queue_wait.observe(waited);
+        }
+        if let Some(upstream) = times.upstream {
+            self.overhead.observe(times.total.saturating_sub(upstream));
+        }
+        if outcome == Outcome::ClientGone {
+            self.abandoned.add_one();
+        }
+    }
+
+    /// A request never reached an upstream connection.
+    pub fn refused(&self, reason: Reason, text: &dyn fmt::Display) {
+        self.refused.of(reason).add_one();
+        if let Some(suppressed) = self.limit.refused.pass() {
+            warn!(upstream = &*self.name, reason = reason.as_str(), suppressed, "request refused: {text}");
+        }
+    }
+
+    /// A client's bytes are not a request.
+    pub fn malformed(&self, peer: &dyn fmt::Display, fault: &dyn fmt::Display, front: &[u8]) {
+        if let Some(suppressed) = self.limit.malformed.pass() {
+            let front = Escaped(front);
+            warn!(upstream = &*self.name, %peer, %front, suppressed, "malformed request: {fault}");
+        }
+    }
+
+    /// An upstream connection stands.
+    pub fn connected(&self, endpoint: &dyn fmt::Display) {
+        self.connects.of(ConnectResult::Ok).add_one();
+        debug!(upstream = &*self.name, %endpoint, "connected");
+    }
+
+    /// An attempt to connect failed; the next one to this endpoint is `retry_in` away.
+    pub fn connect_failed(
+        &self,
+        endpoint: &dyn fmt::Display,
+        result: ConnectResult,
+        fault: &dyn fmt::Display,
+        retry_in: Duration,
+    ) {
+        self.connects.of(result).add_one();
+        if let Some(suppressed) = self.limit.connect.pass() {
+            let result = result.as_str();
+            warn!(upstream = &*self.name, %endpoint, result, ?retry_in, suppressed, "connect failed: {fault}");
+        }
+    }
+
+    /// An upstream connection closed after `carried` requests, `owed` of them without a reply.
+    pub fn connection_closed(
+        &self,
+        endpoint: &dyn fmt::Display,
+        reason: CloseReason,
+        carried: u64,
+        owed: usize,
+    ) {
+        self.closed.of(reason).add_one();
+        let word = reason.as_str();
+        if matches!(reason, CloseReason::Lost | CloseReason::Stalled) {
+            if let Some(suppressed) = self.limit.closed.pass() {
+                warn!(upstream = &*self.name, %endpoint, reason = word, carried, owed, suppressed, "connection closed");
+            }
+        } else {
+            debug!(upstream = &*self.name, %endpoint, reason = word, carried, owed, "connection closed");
+        }
+    }
+
+    /// A server broke the protocol.
+    pub fn desync(&self, endpoint: &dyn fmt::Display, fault: &dyn fmt::Display, front: &[u8]) {
+        self.desyncs.add_one();
+        if let Some(suppressed) = self.limit.desync.pass() {
+            let front = Escaped(front);
+            warn!(upstream = &*self.name, %endpoint, %front, suppressed, "upstream broke the protocol: {fault}");
+        }
+    }
+
+    /// A server sent bytes before it was asked anything.
+    pub fn speaks_first(&self, endpoint: &dyn fmt::Display, front: &[u8]) {
+        if let Some(suppressed) = self.limit.first.pass() {
+            let front = Escaped(front);
+            warn!(
+                upstream = &*self.name, %endpoint, %front, suppressed,
+                "server speaks first: set [preamble] expect, or check that this is the right port"
+            );
+        }
+    }
+
+    /// A floor connection died unused twice in a row: the pool stays cold until there is demand.
+    pub fn gone_cold(&self, endpoint: &dyn fmt::Display) {
+        info!(upstream = &*self.name, %endpoint, "server closes unused connections: pool left cold until demand");
+    }
+
+    /// A reply came after its exchange had ended, and was swallowed.
+    pub fn late_reply(&self, endpoint: &dyn fmt::Display) {
+        self.late_replies.add_one();
+        if let Some(suppressed) = self.limit.late.pass() {
+            debug!(upstream = &*self.name, %endpoint, suppressed, "late reply swallowed");
+        }
+    }
+
+    /// A client's first request went out on a connection that was open already.
+    pub fn handshake_saved(&self) {
+        self.handshakes_saved.add_one();
+    }
+
+    /// A client connected.
+    pub fn client_opened(&self) {
+        self.clients_opened.add_one();
+    }
+
+    /// A client connection closed.
+    pub fn client_closed(&self) {
+        self.clients_closed.add_one();
+    }
+
+    /// An idle client was closed to make room for a new one.
+    pub fn client_evicted(&self) {
+        self.clients_evicted.add_one();
+        if let Some(suppressed) = self.limit.evicted.pass() {
+            warn!(upstream = &*self.name, suppressed, "client cap reached: idle client closed");
+        }
+    }
+
+    /// A client was closed for slowness.
+    pub fn client_timed_out(&self, kind: ClientTimeout, peer: &dyn fmt::Display) {
+        self.clients_timed_out.of(kind).add_one();
+        if kind == ClientTimeout::Idle {
+            debug!(upstream = &*self.name, %peer, "idle client closed");
+        } else if let Some(suppressed) = self.limit.slow.pass() {
+            warn!(upstream = &*self.name, %peer, timeout = kind.as_str(), suppressed, "slow client closed");
+        }
+    }
+
+    /// `access.uids` does not list this client's user.
+    pub fn client_forbidden(&self, uid: u32) {
+        self.clients_forbidden.add_one();
+        if let Some(suppressed) = self.limit.forbidden.pass() {
+            warn!(upstream = &*self.name, uid, suppressed, "client refused: user not in access.uids");
+        }
+    }
+
+    /// A client left in the middle of a request.
+    pub fn request_truncated(&self, peer: &dyn fmt::Display, received: usize) {
+        self.requests_truncated.add_one();
+        debug!(upstream = &*self.name, %peer, received, "client left in the middle of a request");
+    }
+
+    /// A session waits for memory.
+    pub fn memory_waited(&self, wanted: usize) {
+        self.memory_waits.add_one();
+        if let Some(suppressed) = self.limit.memory.pass() {
+            warn!(upstream = &*self.name, wanted, suppressed, "limits.memory is used up: reading paused");
+        }
+    }
+
+    /// An accept failed for another reason than "nobody waits".
+    pub fn accept_failed(&self, listener: &dyn fmt::Display, fault: &dyn fmt::Display) {
+        self.accept_errors.add_one();
+        if let Some(suppressed) = self.limit.accept.pass() {
+            warn!(upstream = &*self.name, %listener, suppressed, "accept failed: {fault}");
+        }
+    }
+}
+
+/// The first bytes of a peer's message, printable: control characters escaped, the rest cut.
+struct Escaped<'a>(&'a [u8]);
+
+/// Bytes of a message that may appear in a log line: enough for a magic number or a first word, too few
+/// for a payload.
+const SHOWN: usize = 16;
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0[..self.0.len().min(SHOWN)].escape_ascii())?;
+        if self.0.len() > SHOWN { f.write_str("..") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_a_peer_are_escaped_and_cut() {
+        assert_eq!(Escaped(b"a\n\x1b[31m\"\xff").to_string(), "a\\n\\x1b[31m\\\"\\xff");
+        assert_eq!(Escaped(&[b'x'; 17]).to_string(), format!("{}..", "x".repeat(16)));
+    }
+
+    #[test]
+    fn every_outcome_is_counted_once() {
+        let events = Upstream::new("u");
+        let times = Times { total: Duration::from_millis(3), waited: None, upstream: None };
+        for outcome in Outcome::ALL {
+            events.accepted();
+            events.ended(*outcome, times);
+        }
+        assert_eq!(events.accepted.get(), events.outcomes.sum());
+        assert_eq!(events.abandoned.get(), 1);
+    }
+}

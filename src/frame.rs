@@ -1,0 +1,1 @@
+//! Scanning helpers shared by protocols.

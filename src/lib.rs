@@ -1,0 +1,13 @@
+//! warmline carries masses of short client connections over a few warm upstream ones.
+pub mod admin;
+pub mod config;
+pub mod connection;
+pub mod events;
+pub mod frame;
+pub mod lifecycle;
+pub mod listener;
+pub mod net;
+pub mod pool;
+pub mod protocol;
+pub mod session;
+pub mod wire;

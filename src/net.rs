@@ -1,0 +1,108 @@
+//! Kernel sockets: addresses, listening, accepting, connecting, closing. The only module that names
+//! `tokio::net` and the only one with unsafe code.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where to listen or connect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A host (name or address, without brackets) and a port.
+    Tcp {
+        /// Name or address.
+        host: String,
+        /// Port; 0 lets the kernel choose when listening.
+        port: u16,
+    },
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+/// Why text is not an [`Address`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadAddress {
+    /// No colon.
+    #[error("needs a port, as in `{0}:7600`")]
+    NoPort(String),
+    /// Not a number from 0 to 65535.
+    #[error("`{0}` is not a port")]
+    Port(String),
+    /// Nothing before the colon.
+    #[error("needs a host before the port, as in `127.0.0.1{0}`")]
+    NoHost(String),
+    /// An IPv6 address without brackets, or brackets around something else.
+    #[error("an IPv6 address is written in brackets, as in `[::1]:7600`")]
+    Brackets,
+    /// Nothing after `unix:`, or a path longer than a socket address holds (107 bytes).
+    #[error("needs a path of 1 to 107 bytes after `unix:`")]
+    Path,
+}
+
+/// The longest path that `sun_path` holds with its terminating zero, in bytes.
+const MAX_PATH: usize = 107;
+
+impl FromStr for Address {
+    type Err = BadAddress;
+
+    fn from_str(text: &str) -> Result<Self, BadAddress> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let fits = (1..=MAX_PATH).contains(&path.len()) && !path.contains('\0');
+            return if fits { Ok(Self::Unix(path.into())) } else { Err(BadAddress::Path) };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| BadAddress::NoPort(text.into()))?;
+        let number = port.parse().map_err(|_| BadAddress::Port(port.into()))?;
+        let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => inner,
+            Some(_) => return Err(BadAddress::Brackets),
+            None if host.contains([':', '[', ']']) => return Err(BadAddress::Brackets),
+            None if host.is_empty() => return Err(BadAddress::NoHost(text.into())),
+            None => host,
+        };
+        Ok(Self::Tcp { host: host.into(), port: number })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Address {
+    /// Whether only this machine can reach it: a unix socket, a loopback address or `localhost`.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+        }
+    }
+}
+
+/// Who may connect to a unix listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Permission bits of the socket file.
+    pub mode: u32,
+    /// User ids allowed to connect; empty = everyone the file mode lets in.
+    pub uids: Vec<u32>,
+}
+
+/// Options of upstream sockets; the TCP ones are ignored on unix sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// `TCP_NODELAY`.
+    pub nodelay: bool,
+    /// Time between keepalive probes; `None` = off.
+    pub keepalive: Option<std::time::Duration>,
+    /// `TCP_USER_TIMEOUT`; `None` = the kernel's.
+    pub user_timeout: Option<std::time::Duration>,
+    /// Source address of connections.
+    pub source: Option<std::net::IpAddr>,
+}

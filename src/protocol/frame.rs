@@ -1,0 +1,1 @@
+//! Length-prefixed messages, from configuration alone. Placeholder.

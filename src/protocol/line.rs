@@ -1,0 +1,1 @@
+//! Delimiter-terminated messages. Placeholder.

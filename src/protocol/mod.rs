@@ -1,0 +1,245 @@
+//! What a protocol is to warmline: two sans-IO halves and a handful of facts.
+//!
+//! A [`Downstream`] speaks to one client, an [`Upstream`] to one server connection. Neither sees a
+//! socket, a clock or the other half: a request decoded by one is encoded by any of the other.
+//! Called by `session` and `connection`; a new protocol is one file here and one line in `config`.
+
+pub mod frame;
+pub mod line;
+
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::wire::{Charge, Output};
+
+/// How a pool shares its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// One request at a time per connection; its reply is the next message.
+    Exclusive,
+    /// Several requests per connection; replies come in the order of the requests.
+    Pipeline,
+    /// Several requests per connection; replies are matched by [`Tag`].
+    Multiplex,
+}
+
+impl Mode {
+    /// The word used in configuration, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exclusive => "exclusive",
+            Self::Pipeline => "pipeline",
+            Self::Multiplex => "multiplex",
+        }
+    }
+}
+
+/// The number warmline gives a request on one upstream connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(pub u64);
+
+/// The numbers a protocol has room for: `1 ..= last`, without those in `avoid`.
+///
+/// `last` is what the width of the id field can hold; `avoid` are values that mean something else
+/// to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagSpace {
+    /// The largest tag.
+    pub last: u64,
+    /// Values never used as a tag.
+    pub avoid: Vec<u64>,
+}
+
+/// What a client calls its request. It never leaves the session: upstream there are only tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// The protocol has none.
+    None,
+    /// A fixed-width field, as its unsigned value.
+    Bits(u64),
+}
+
+/// One whole request, meaningful on any connection.
+#[derive(Debug)]
+pub struct Request {
+    /// The message as the client sent it. An id inside is a placeholder that [`Upstream::encode`]
+    /// overwrites.
+    pub bytes: Bytes,
+    /// No reply will come; the request is complete once the kernel has its last byte.
+    pub oneway: bool,
+    /// What `bytes` takes from the memory budget; set by the session.
+    pub charge: Charge,
+}
+
+/// One whole reply.
+#[derive(Debug)]
+pub struct Reply {
+    /// The message as the server sent it. An id inside is a placeholder that
+    /// [`Downstream::encode`] overwrites.
+    pub bytes: Bytes,
+    /// What `bytes` takes from the memory budget; set by the connection.
+    pub charge: Charge,
+}
+
+/// What the front of a client's bytes turned out to be.
+#[derive(Debug)]
+pub enum Received {
+    /// A request, removed from the input.
+    Request {
+        /// What the client calls it.
+        id: Id,
+        /// The request itself, its `charge` empty.
+        request: Request,
+    },
+    /// A message answered in place (a heartbeat), removed from the input; these bytes go back.
+    Control(Option<Bytes>),
+    /// The client says that it will send nothing more; removed from the input.
+    Closing,
+    /// Not a whole message yet.
+    More(Need),
+}
+
+/// What the front of a server's bytes turned out to be.
+#[derive(Debug)]
+pub enum Answered {
+    /// A reply, removed from the input, with the tag it carries if the protocol has tags.
+    Reply {
+        /// The tag that the server echoed.
+        tag: Option<Tag>,
+        /// The reply itself, its `charge` empty.
+        reply: Reply,
+    },
+    /// A message answered in place (a heartbeat), removed from the input; these bytes go back.
+    Control(Option<Bytes>),
+    /// The server is about to close: nothing new on this connection. Removed from the input.
+    Closing,
+    /// Not a whole message yet.
+    More(Need),
+}
+
+/// How much is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// At least one byte more; where the message ends is not known yet.
+    Unknown,
+    /// The message, counted from the front of the input, is this many bytes long. Never more than
+    /// the protocol's `max_message`.
+    Total(usize),
+}
+
+/// Why bytes are not a message. What follows them cannot be understood either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Longer than `max_message`, in bytes as declared or as seen so far.
+    #[error("message of {0} bytes or more is over max_message")]
+    TooLarge(u64),
+    /// A length field that no message can have.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+/// A malformed request, with its id where it could be read, so that the refusal can carry it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRequest {
+    /// What the client calls the request; [`Id::None`] where the id was not reached.
+    pub id: Id,
+    /// What is wrong with it.
+    pub reason: Malformed,
+}
+
+/// Why a client gets no reply. [`Refusal::as_str`] is the metric label and the log field, `Display`
+/// the text a client reads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `max_waiting` exchanges wait already.
+    #[error("too many requests waiting")]
+    QueueFull,
+    /// No connection had room within `acquire_timeout`.
+    #[error("no upstream connection became free in time")]
+    AcquireTimeout,
+    /// No reply within the `request` timeout.
+    #[error("upstream did not reply in time")]
+    Timeout,
+    /// No connection is open, and the last attempt to open one failed like this.
+    #[error("upstream is down: {0}")]
+    Down(String),
+    /// The connection went away after the request was given to it.
+    #[error("upstream connection was lost")]
+    Lost,
+    /// The server broke the protocol on the connection the request was on.
+    #[error("upstream broke the protocol")]
+    Desync,
+    /// The request is over `max_message`.
+    #[error("request is too large")]
+    TooLarge,
+    /// The request is not one.
+    #[error("request is malformed")]
+    Malformed,
+    /// warmline is going down.
+    #[error("shutting down")]
+    Draining,
+}
+
+impl Refusal {
+    /// The word used in logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::AcquireTimeout => "acquire_timeout",
+            Self::Timeout => "timeout",
+            Self::Down(_) => "down",
+            Self::Lost => "lost",
+            Self::Desync => "desync",
+            Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// A protocol with its options.
+pub trait Protocol: fmt::Debug + Send + Sync {
+    /// Its name in configuration, logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// The modes it allows, the default first.
+    fn modes(&self) -> &'static [Mode];
+
+    /// The tags it has room for; `None` where a message carries no id.
+    fn tags(&self) -> Option<TagSpace>;
+
+    /// The longest message in bytes, in either direction.
+    fn max_message(&self) -> usize;
+
+    /// A codec for one client.
+    fn downstream(&self) -> Box<dyn Downstream>;
+
+    /// A codec for one server connection.
+    fn upstream(&self) -> Box<dyn Upstream>;
+}
+
+/// The half that speaks to one client.
+pub trait Downstream: fmt::Debug + Send {
+    /// Takes one message off the front of `input`.
+    ///
+    /// Progress is remembered between calls, so bytes once looked at are not scanned again; between
+    /// two calls `input` only grows at its end.
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Received, BadRequest>;
+
+    /// Writes `reply` as the answer to the request the client calls `id`.
+    fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output);
+
+    /// Writes a refusal in the protocol's own words. False if it has none: the client is then told by
+    /// closing its connection.
+    fn refuse(&mut self, id: &Id, refusal: &Refusal, out: &mut Output) -> bool;
+}
+
+/// The half that speaks to one server connection.
+pub trait Upstream: fmt::Debug + Send {
+    /// Writes `request` under the number `tag`.
+    fn encode(&mut self, request: &Request, tag: Tag, out: &mut Output);
+
+    /// Takes one message off the front of `input`. The rules of [`Downstream::decode`] hold.
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed>;
+}

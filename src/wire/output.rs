@@ -1,0 +1,179 @@
+//! Bytes on their way to a socket: small pieces are gathered, large ones are referenced.
+//!
+//! Invariant: what comes out is what was put in, in order; positions count from the first byte ever
+//! put, so that "has the kernel all of it" is a comparison.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::Charge;
+
+/// Pieces below this many bytes are copied together; above, a reference costs less than the copy.
+const COPY_BELOW: usize = 4096;
+/// Pieces handed to one vectored write; the kernel's own limit is 1024.
+const SLICES: usize = 32;
+/// Room kept for the next small pieces after everything was written, in bytes.
+const KEEP: usize = 4096;
+
+/// An outgoing byte stream.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Closed pieces, oldest first.
+    pieces: VecDeque<Piece>,
+    /// The piece that small puts are appended to; it comes after all of `pieces`.
+    tail: BytesMut,
+    put: u64,
+    written: u64,
+}
+
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    /// Held until the kernel has the bytes.
+    _charge: Charge,
+}
+
+impl Output {
+    /// An empty stream; it allocates with the first byte.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a copy of `bytes`.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        self.put += bytes.len() as u64;
+    }
+
+    /// Appends `bytes` without copying them where that is cheaper. `charge` is held until they are
+    /// written.
+    pub fn put_bytes(&mut self, bytes: Bytes, charge: Charge) {
+        if bytes.len() < COPY_BELOW {
+            return self.put(&bytes);
+        }
+        self.close_tail();
+        self.put += bytes.len() as u64;
+        self.pieces.push_back(Piece { bytes, _charge: charge });
+    }
+
+    /// Bytes put and not yet written.
+    pub fn len(&self) -> usize {
+        usize::try_from(self.put - self.written).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the kernel has everything.
+    pub fn is_empty(&self) -> bool {
+        self.put == self.written
+    }
+
+    /// The position after the last byte put.
+    pub fn end(&self) -> u64 {
+        self.put
+    }
+
+    /// The position after the last byte the kernel took.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Offers what is left to `write`, once, and drops what it took.
+    ///
+    /// # Errors
+    /// Those of `write`; nothing is dropped then.
+    pub fn write_once<E>(
+        &mut self,
+        write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let taken = if self.pieces.is_empty() {
+            write(&[IoSlice::new(&self.tail)])?
+        } else {
+            self.close_tail();
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut count = 0;
+            for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+                *slice = IoSlice::new(&piece.bytes);
+                count += 1;
+            }
+            write(&slices[..count])?
+        };
+        self.drop_front(taken);
+        Ok(taken)
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let bytes = self.tail.split().freeze();
+            self.pieces.push_back(Piece { bytes, _charge: Charge::none() });
+        }
+    }
+
+    fn drop_front(&mut self, mut count: usize) {
+        self.written += count as u64;
+        while let Some(front) = self.pieces.front_mut() {
+            if count < front.bytes.len() {
+                return front.bytes.advance(count);
+            }
+            count -= front.bytes.len();
+            self.pieces.pop_front();
+        }
+        self.tail.advance(count);
+        if self.tail.is_empty() && self.tail.capacity() > KEEP {
+            self.tail = BytesMut::new();
+        } else if self.tail.is_empty() {
+            self.tail.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn drain(out: &mut Output, step: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !out.is_empty() {
+            let wrote = out.write_once(|slices| {
+                let flat: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
+                let n = flat.len().min(step);
+                all.extend_from_slice(&flat[..n]);
+                Ok::<_, Infallible>(n)
+            });
+            assert_ne!(wrote, Ok(0), "nothing offered although {} bytes are left", out.len());
+        }
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_in_order(
+            sizes in prop::collection::vec((prop_oneof![0usize..50, 4000usize..9000], any::<bool>()), 0..60),
+            step in 1usize..20_000,
+        ) {
+            let mut out = Output::new();
+            let mut expected = Vec::new();
+            for (n, (size, owned)) in sizes.into_iter().enumerate() {
+                let piece: Vec<u8> = (0..size).map(|i| (i * 31 + n) as u8).collect();
+                expected.extend_from_slice(&piece);
+                if owned { out.put_bytes(piece.into(), Charge::none()) } else { out.put(&piece) }
+                prop_assert_eq!(out.end(), expected.len() as u64);
+            }
+            prop_assert_eq!(out.len(), expected.len());
+            prop_assert_eq!(drain(&mut out, step), expected);
+            prop_assert_eq!(out.written(), out.end());
+        }
+    }
+
+    #[test]
+    fn a_failed_write_drops_nothing() {
+        let mut out = Output::new();
+        out.put(b"abc");
+        assert_eq!(out.write_once(|_| Err("no")), Err("no"));
+        assert_eq!(drain(&mut out, 1), b"abc");
+    }
+}

@@ -1,0 +1,2 @@
+//! The peers of the process tests.
+fn main() {}
