@@ -11,6 +11,7 @@ use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
+use super::stream::register;
 use super::{Access, Address, Stream};
 
 /// What is asked for; the kernel caps it at `net.core.somaxconn`.
@@ -70,7 +71,7 @@ impl Listener {
         socket.listen(BACKLOG)?;
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
         let address = Address::Tcp { host: bound.ip().to_string(), port: bound.port() };
-        Ok(Self { fd: AsyncFd::new(socket)?, address, file: None })
+        Ok(Self { fd: register(socket)?, address, file: None })
     }
 
     fn unix(path: &Path, access: &Access) -> io::Result<Self> {
@@ -86,7 +87,7 @@ impl Listener {
             let _ = fs::remove_file(&temporary);
         }
         let file = Some(placed?);
-        Ok(Self { fd: AsyncFd::new(socket)?, address: Address::Unix(path.into()), file })
+        Ok(Self { fd: register(socket)?, address: Address::Unix(path.into()), file })
     }
 
     /// The address it is bound to, with the port that the kernel chose.

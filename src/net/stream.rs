@@ -22,6 +22,18 @@ pub struct Interest {
     pub write: bool,
 }
 
+/// Registers a socket with the reactor.
+///
+/// # Errors
+/// Those of `epoll_ctl(2)`; the socket is closed then.
+pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    #[expect(unsafe_code, reason = "the promise that AsyncFd asks for")]
+    // SAFETY: a `Socket` owns its descriptor and always returns the same one; nothing in this module takes
+    // it out again.
+    let registered = unsafe { AsyncFd::register(socket) };
+    Ok(registered?)
+}
+
 /// One connected socket, non-blocking.
 #[derive(Debug)]
 pub struct Stream {
@@ -84,10 +96,10 @@ impl Stream {
     pub fn try_read_buf(&mut self, into: &mut BytesMut, limit: usize) -> io::Result<usize> {
         into.reserve(limit);
         let spare = &mut into.spare_capacity_mut()[..limit];
-        let (filled, _) = self.attempt(Ready::READABLE, |socket| {
-            Ok(rustix::net::recv(socket, &mut *spare, RecvFlags::empty())?)
+        let read = self.attempt(Ready::READABLE, |socket| {
+            let ((filled, _), _) = rustix::net::recv(socket, &mut *spare, RecvFlags::empty())?;
+            Ok(filled.len())
         })?;
-        let read = filled.len();
         #[expect(unsafe_code, reason = "the one way to tell BytesMut what was written into it")]
         // SAFETY: the kernel has just initialised the first `read` bytes of the spare capacity.
         unsafe {
@@ -128,7 +140,7 @@ impl Stream {
     pub fn poll_ready(&mut self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<()>> {
         if matches!(self.state, State::Raw(_)) {
             let State::Raw(socket) = std::mem::replace(&mut self.state, State::Gone) else { unreachable!() };
-            self.state = State::Registered(AsyncFd::new(socket)?);
+            self.state = State::Registered(register(socket)?);
         }
         let State::Registered(fd) = &self.state else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
