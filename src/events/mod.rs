@@ -191,7 +191,7 @@ struct Limits {
 }
 
 /// Times of an exchange, for [`Upstream::ended`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
     /// From admission to the end.
     pub total: Duration,

@@ -25,7 +25,7 @@ const SHARED_PORT_TRIES: usize = 16;
 pub struct Listener {
     fd: AsyncFd<Socket>,
     address: Address,
-    file: Option<SocketFile>,
+    _file: Option<SocketFile>,
 }
 
 impl Listener {
@@ -71,7 +71,7 @@ impl Listener {
         socket.listen(BACKLOG)?;
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
         let address = Address::Tcp { host: bound.ip().to_string(), port: bound.port() };
-        Ok(Self { fd: register(socket)?, address, file: None })
+        Ok(Self { fd: register(socket)?, address, _file: None })
     }
 
     fn unix(path: &Path, access: &Access) -> io::Result<Self> {
@@ -86,8 +86,8 @@ impl Listener {
         if placed.is_err() {
             let _ = fs::remove_file(&temporary);
         }
-        let file = Some(placed?);
-        Ok(Self { fd: register(socket)?, address: Address::Unix(path.into()), file })
+        let file = placed?;
+        Ok(Self { fd: register(socket)?, address: Address::Unix(path.into()), _file: Some(file) })
     }
 
     /// The address it is bound to, with the port that the kernel chose.
