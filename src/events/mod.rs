@@ -87,6 +87,8 @@ label! {
         Lost = "lost",
         /// The server said that it will close.
         Closing = "closing",
+        /// The server replied before it had the whole request.
+        Early = "early",
         /// The server broke the protocol.
         Desync = "desync",
         /// It owed a reply for too long.

@@ -128,6 +128,22 @@ pub enum Need {
     Total(usize),
 }
 
+impl Need {
+    /// The size a buffer must grow to that holds `filled` bytes and may hold `limit`; `None` if it is large
+    /// enough for the next read.
+    ///
+    /// # Errors
+    /// [`Malformed::TooLarge`] if `max` bytes are there and still no end.
+    pub fn beyond(self, filled: usize, limit: usize, max: usize) -> Result<Option<usize>, Malformed> {
+        match self {
+            Self::Total(total) if total > limit => Ok(Some(total)),
+            Self::Unknown if filled >= max => Err(Malformed::TooLarge(filled as u64)),
+            Self::Unknown if filled >= limit => Ok(Some(limit.saturating_mul(2).min(max))),
+            _ => Ok(None),
+        }
+    }
+}
+
 /// Why bytes are not a message. What follows them cannot be understood either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -242,4 +258,9 @@ pub trait Upstream: fmt::Debug + Send {
 
     /// Takes one message off the front of `input`. The rules of [`Downstream::decode`] hold.
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed>;
+
+    /// Whether a server may send messages that answer nothing, such as heartbeats.
+    fn speaks_unasked(&self) -> bool {
+        false
+    }
 }
