@@ -46,6 +46,7 @@ struct Shared {
     events: Arc<events::Upstream>,
     admitted: Instant,
     deadline: Instant,
+    oneway: bool,
     state: Mutex<State>,
 }
 
@@ -76,8 +77,8 @@ pub fn open(
     events: &Arc<events::Upstream>,
 ) -> (Exchange, Ticket) {
     events.accepted();
-    let state = Mutex::default();
-    let shared = Arc::new(Shared { events: events.clone(), admitted, deadline, state });
+    let (oneway, state) = (request.oneway, Mutex::default());
+    let shared = Arc::new(Shared { events: events.clone(), admitted, deadline, oneway, state });
     (Exchange { request, first, turn: 0, slot: ReplySlot(shared.clone()) }, Ticket(shared))
 }
 
@@ -216,6 +217,11 @@ impl Ticket {
     /// When the client gets an answer at the latest.
     pub fn deadline(&self) -> Instant {
         self.0.deadline
+    }
+
+    /// Whether no reply will come.
+    pub fn is_oneway(&self) -> bool {
+        self.0.oneway
     }
 
     /// When it was admitted.
