@@ -10,4 +10,5 @@ pub mod net;
 pub mod pool;
 pub mod protocol;
 pub mod session;
+pub mod systemd;
 pub mod wire;
