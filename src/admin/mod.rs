@@ -1,7 +1,7 @@
 //! The read-only admin endpoint: `/metrics`, `/healthz` and `/readyz` over HTTP/1.1.
 //!
 //! Invariant: nobody who reaches it can change anything, and no peer holds one of its few connections
-//! for longer than [`PATIENCE`]. The daemon calls [`run`] and answers through a [`Source`].
+//! for longer than `PATIENCE`. The daemon calls [`run`] and answers through a [`Source`].
 
 mod metrics;
 mod snapshot;
