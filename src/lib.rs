@@ -12,4 +12,5 @@ pub mod pool;
 pub mod protocol;
 pub mod queue;
 pub mod session;
+pub mod systemd;
 pub mod wire;

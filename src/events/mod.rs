@@ -5,7 +5,9 @@
 //! faults cannot become a flood of lines.
 
 mod limit;
+pub mod log;
 pub mod meter;
+pub mod process;
 
 use std::fmt;
 use std::time::Duration;

@@ -194,6 +194,7 @@ impl Keeper {
     fn dial_failed(&mut self, endpoint: usize, error: &DialError) {
         let retry_in = self.backoff[endpoint].fail(Instant::now());
         self.pool.events.connect_failed(&self.names[endpoint], error.result, &error.text, retry_in);
+        self.pool.queue.set_unreachable(endpoint);
         let demand = self.pool.queue.demand();
         self.touched |= demand.touched;
         let all_failed = self.backoff.iter().all(|b| b.failures > 0);

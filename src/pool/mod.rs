@@ -158,7 +158,7 @@ impl Pool {
         self.queue.figures()
     }
 
-    /// The endpoints, and whether each has a connection.
+    /// The endpoints, and whether the last attempt to reach each succeeded.
     pub fn endpoints(&self) -> Vec<(String, bool)> {
         self.settings.endpoints.iter().map(ToString::to_string).zip(self.queue.endpoints_up()).collect()
     }

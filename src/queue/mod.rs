@@ -199,9 +199,14 @@ impl Queue {
         figures
     }
 
-    /// Which endpoints have a connection that takes new exchanges.
+    /// Whether the last attempt to reach each endpoint succeeded.
     pub fn endpoints_up(&self) -> Vec<bool> {
-        self.inner().roster.endpoints.iter().map(|e| e.open > 0).collect()
+        self.inner().roster.endpoints.iter().map(|e| !e.unreachable).collect()
+    }
+
+    /// The last attempt to reach `endpoint` failed.
+    pub fn set_unreachable(&self, endpoint: usize) {
+        self.inner().roster.endpoints[endpoint].unreachable = true;
     }
 }
 

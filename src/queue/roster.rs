@@ -51,6 +51,8 @@ pub(super) struct Endpoint {
     /// Connections that take new exchanges.
     pub(super) open: usize,
     pub(super) connecting: usize,
+    /// The last attempt to connect failed.
+    pub(super) unreachable: bool,
     failures_in_a_row: u32,
 }
 
@@ -80,6 +82,7 @@ impl Roster {
 
     pub(super) fn join(&mut self, endpoint: usize) -> usize {
         self.endpoints[endpoint].open += 1;
+        self.endpoints[endpoint].unreachable = false;
         self.clock += 1;
         self.members.insert(Member {
             endpoint,
