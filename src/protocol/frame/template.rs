@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(template.render(&[1, 2]), [0xda, 0xbb, 0x02, 1, 2, 0xff, 1, 2]);
         let plain = Template::parse("").unwrap();
         assert!(!plain.has_id());
-        assert_eq!(plain.render(&[1, 2]), []);
+        assert_eq!(plain.render(&[1, 2]), b"");
     }
 
     #[test]
