@@ -1,7 +1,9 @@
 //! warmline carries masses of short client connections over a few warm upstream ones.
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod daemon;
 pub mod events;
 pub mod exchange;
 pub mod frame;
