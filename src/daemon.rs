@@ -352,7 +352,7 @@ fn upstream_snapshot(pool: &Pool) -> admin::Upstream {
 
 /// The clients there are descriptors for: the default is lowered to fit, an explicit figure is an error.
 fn fit_fds(plan: &Plan, max_fds: u64) -> Result<usize, Error> {
-    let wanted = plan.fd_budget();
+    let wanted = plan.fd_budget() as u64;
     if wanted <= max_fds {
         return Ok(plan.limits.max_clients);
     }
