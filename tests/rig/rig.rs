@@ -16,6 +16,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[derive(Debug, Parser)]
 enum Command {
@@ -26,6 +27,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    raise_fd_limit();
     let result = match Command::parse() {
         Command::Server(options) => server::run(options),
         Command::Load(options) => {
@@ -40,6 +42,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As many sockets as the system allows.
+fn raise_fd_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // What is missing then shows in the totals.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Prints one line of JSON, at once.
