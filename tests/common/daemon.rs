@@ -1,0 +1,269 @@
+//! The real binary, started from a configuration and observed from outside.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use serde_json::Value;
+
+use super::{Folder, PATIENCE, Wire, eventually, kernel};
+
+/// The name of the upstream in every test.
+pub(crate) const UPSTREAM: &str = "x";
+
+/// A configuration with one upstream.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    listen: String,
+    global: String,
+    upstream: String,
+    fd_limit: Option<u32>,
+}
+
+impl Plan {
+    /// Carries `wire` in `mode` to `endpoint`.
+    pub(crate) fn new(wire: Wire, mode: &str, endpoint: &str) -> Self {
+        let listen = "127.0.0.1:0".to_owned();
+        let plan = Self { listen, global: String::new(), upstream: String::new(), fd_limit: None }
+            .global("log.format", "\"json\"")
+            .global("log.level", "\"debug\"")
+            .set("endpoints", &format!("[{endpoint:?}]"))
+            .set("pool.mode", &format!("{mode:?}"));
+        let (flags_at, id_at) = match wire {
+            Wire::Line => return plan.set("protocol.line.error", "\"ERR {reason}\\n\""),
+            Wire::Tagged => (4, Some(8)),
+            Wire::Plain => (4, None),
+            Wire::Wide => (8, Some(16)),
+        };
+        let flag =
+            |flag: u8, mask: u8| format!("[{{ offset = {flags_at}, mask = {mask}, equals = {flag} }}]");
+        let zeros = if wire == Wire::Wide { "00 00 00 00 00 00 00" } else { "00 00 00" };
+        let id = if id_at.is_some() { "{id}" } else { "" };
+        let frame = |flag: u8| {
+            let length = if wire == Wire::Wide { "00 00 00 00 00 00 00 00" } else { "00 00 00 00" };
+            format!("{length} {flag:02x} {zeros} {id}").trim_end().to_owned()
+        };
+        let header = wire.header();
+        let plan = plan
+            .set(
+                "protocol.frame.length",
+                &format!("{{ offset = 0, size = {flags_at}, endian = \"big\", adjust = {header} }}"),
+            )
+            .set("protocol.frame.oneway", &flag(0x01, 0x01))
+            .set(
+                "protocol.frame.heartbeat",
+                &format!("{{ match = {}, reply = \"{}\" }}", flag(0x02, 0x12), frame(0x12)),
+            )
+            .set("protocol.frame.closing", &flag(0x04, 0x04))
+            .set("protocol.frame.error", &format!("\"{}\"", frame(0x08)));
+        match id_at {
+            Some(at) => {
+                plan.set("protocol.frame.id", &format!("{{ offset = {at}, size = 8, endian = \"big\" }}"))
+            }
+            None => plan,
+        }
+    }
+
+    /// Listens there instead of on a port of the kernel's choice.
+    pub(crate) fn listen(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.listen);
+        self
+    }
+
+    /// Adds a key of the upstream.
+    pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
+        writeln!(self.upstream, "{key} = {value}").unwrap();
+        self
+    }
+
+    /// Adds a key of the top level.
+    pub(crate) fn global(mut self, key: &str, value: &str) -> Self {
+        writeln!(self.global, "{key} = {value}").unwrap();
+        self
+    }
+
+    /// Starts the daemon with a bound on its file descriptors.
+    pub(crate) fn fd_limit(mut self, limit: u32) -> Self {
+        self.fd_limit = Some(limit);
+        self
+    }
+
+    /// Starts the daemon and waits until its warm floor stands.
+    pub(crate) fn start_ready(self) -> Daemon {
+        let daemon = self.start();
+        eventually("ready", || (daemon.get("/readyz").0 == 200).then_some(()));
+        daemon
+    }
+
+    /// Starts the daemon and waits until it listens.
+    pub(crate) fn start(self) -> Daemon {
+        let folder = Folder::new();
+        let file = folder.path().join("warmline.toml");
+        let admin = format!("unix:{}", folder.path().join("admin.sock").display());
+        let text = format!(
+            "{}admin.listen = {admin:?}\n\n[upstreams.{UPSTREAM}]\nlisten = {:?}\n{}",
+            self.global, self.listen, self.upstream
+        );
+        std::fs::write(&file, text).unwrap();
+        let binary = env!("CARGO_BIN_EXE_warmline");
+        let mut command = Command::new(if self.fd_limit.is_some() { "sh" } else { binary });
+        if let Some(limit) = self.fd_limit {
+            command.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\""), binary]);
+        }
+        let mut child = command
+            .args(["run", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stderr.take().unwrap()).split(b'\n');
+        let into = log.clone();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| into.lock().unwrap().push(line));
+        });
+        let mut daemon = Daemon { child, log, folder, address: String::new() };
+        daemon.address = eventually("listening", || {
+            let exited = daemon.child.try_wait().unwrap();
+            assert_eq!(exited, None, "the daemon ended: {}", daemon.log_text());
+            daemon.events("listening").iter().find_map(|event| Some(event["address"].as_str()?.to_owned()))
+        });
+        daemon
+    }
+}
+
+/// A running warmline.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    log: Arc<Mutex<Vec<Vec<u8>>>>,
+    folder: Folder,
+    /// Where its clients connect.
+    pub(crate) address: String,
+}
+
+impl Daemon {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The port its clients connect to.
+    pub(crate) fn port(&self) -> u16 {
+        kernel::port(&self.address)
+    }
+
+    /// Its log so far, line by line, as it was written.
+    pub(crate) fn log(&self) -> Vec<Vec<u8>> {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn log_text(&self) -> String {
+        String::from_utf8_lossy(&self.log().join(&b'\n')).into_owned()
+    }
+
+    /// The fields of all log lines of the upstream that say `message`.
+    fn events(&self, message: &str) -> Vec<Value> {
+        let lines = self.log();
+        let values = lines.iter().filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+        let fields =
+            values.map(|mut line| if line["fields"].is_object() { line["fields"].take() } else { line });
+        fields.filter(|fields| fields["message"] == message && fields["upstream"] == UPSTREAM).collect()
+    }
+
+    /// Status and body of an answer of the admin endpoint; status 0 if it gave none.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        self.try_get(path).unwrap_or_default()
+    }
+
+    fn try_get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = UnixStream::connect(self.folder.path().join("admin.sock")).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// The sum of a metric over all series that have these labels.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        let (status, body) = self.get("/metrics");
+        assert_eq!(status, 200, "no metrics: {body}");
+        let mut found = false;
+        let mut sum = 0.0;
+        for line in body.lines() {
+            let Some(series) = line.strip_prefix("warmline_").and_then(|l| l.strip_prefix(name)) else {
+                continue;
+            };
+            if !series.starts_with(['{', ' ']) {
+                continue;
+            }
+            found = true;
+            let (names, value) = series.rsplit_once(' ').unwrap();
+            if labels.iter().all(|(label, word)| names.contains(&format!("{label}=\"{word}\""))) {
+                sum += value.parse::<f64>().unwrap();
+            }
+        }
+        assert!(found, "no metric warmline_{name} in\n{body}");
+        assert!(sum >= 0.0, "{name} is {sum}");
+        format!("{sum:.0}").parse().unwrap()
+    }
+
+    /// Requests that ended in this way.
+    pub(crate) fn outcome(&self, outcome: &str) -> u64 {
+        self.metric("requests_total", &[("upstream", UPSTREAM), ("outcome", outcome)])
+    }
+
+    /// Its sockets towards this upstream address, connecting ones included.
+    pub(crate) fn upstream_sockets(&self, address: &str) -> usize {
+        kernel::sockets_of(self.pid(), kernel::port(address))
+    }
+
+    /// File descriptors it holds.
+    pub(crate) fn open_fds(&self) -> u64 {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count() as u64
+    }
+
+    /// Bounds its file descriptors from now on; gives the bound that held before.
+    pub(crate) fn limit_fds(&self, limit: u64) -> u64 {
+        let pid = Pid::from_child(&self.child);
+        let now = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum: None });
+        now.unwrap().current.unwrap()
+    }
+
+    /// At rest every accepted request has exactly one outcome.
+    pub(crate) fn assert_conserved(&self) {
+        eventually("nothing in flight", || (self.metric("requests_in_flight", &[]) == 0).then_some(()));
+        assert_eq!(self.metric("accepted_total", &[]), self.metric("requests_total", &[]));
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Its exit status, once it has ended by itself.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        eventually("the end of the daemon", || self.child.try_wait().unwrap()).code()
+    }
+
+    /// Asks it to drain and waits for its end.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log_text());
+        }
+    }
+}
