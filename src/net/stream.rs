@@ -176,10 +176,24 @@ impl Stream {
         }
     }
 
-    /// Closes with RST on TCP (after a FIN: FIN+RST), plainly on unix sockets.
+    /// Closes with RST on TCP, plainly on unix sockets.
     pub fn reset(self) {
         if let (true, Ok(socket)) = (self.tcp, self.socket()) {
             let _ = socket.set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Closes with FIN and then RST on TCP, plainly on unix sockets. Nothing comes between the two: the
+    /// peer's own FIN in that gap would leave TIME_WAIT behind.
+    pub fn finish_and_reset(self) {
+        let socket = match self.state {
+            State::Raw(socket) => socket,
+            State::Registered(fd) => fd.into_inner(),
+            State::Gone => return,
+        };
+        if self.tcp {
+            let _ = socket.set_linger(Some(Duration::ZERO));
+            let _ = socket.shutdown(Shutdown::Write);
         }
     }
 

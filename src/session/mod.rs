@@ -343,7 +343,9 @@ impl Session {
         if self.read_deadline().is_some_and(|at| at <= now) {
             let between = self.is_between_requests();
             return Err(match between {
-                true if self.front.phase() == Phase::Running => self.timed_out(ClientTimeout::Idle, End::Idle),
+                true if self.front.phase() == Phase::Running => {
+                    self.timed_out(ClientTimeout::Idle, End::Idle)
+                }
                 true => End::Drained,
                 false => self.timed_out(ClientTimeout::Read, End::Slow),
             });

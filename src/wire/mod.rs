@@ -164,8 +164,12 @@ impl Wire {
         self.discard();
         if how == Close::FinReset && self.drained_within(patience).await {
             self.discard();
-            self.shut_down();
-            self.reset();
+            let Self { end, permit } = self;
+            match end {
+                End::Net(stream) => stream.finish_and_reset(),
+                End::Memory(pipe) => drop(pipe),
+            }
+            drop(permit);
         }
     }
 
@@ -194,6 +198,7 @@ impl Wire {
 
     /// Closes with RST, now.
     pub fn reset(self) {
+        // Taken apart, so that the permit is given back after the close.
         let Self { end, permit } = self;
         match end {
             End::Net(stream) => stream.reset(),

@@ -195,9 +195,11 @@ fn conditions(key: &str, conditions: &[Condition]) -> Check {
 fn heartbeat(key: &str, heartbeat: Option<&Heartbeat>) -> Check {
     match heartbeat {
         None => Ok(()),
-        Some(h) if h.conditions.is_empty() => {
-            wrong(format!("{key}.match"), "without conditions every frame is a heartbeat", "give at least one")
-        }
+        Some(h) if h.conditions.is_empty() => wrong(
+            format!("{key}.match"),
+            "without conditions every frame is a heartbeat",
+            "give at least one",
+        ),
         Some(h) => conditions(&format!("{key}.match"), &h.conditions),
     }
 }

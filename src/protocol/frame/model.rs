@@ -54,7 +54,8 @@ fn direction(s: &Settings, client: bool) -> Direction<'_> {
 }
 
 fn number(bytes: &[u8], offset: usize, size: usize, endian: Endian) -> Option<u64> {
-    let mut digits: Vec<String> = bytes.get(offset..offset + size)?.iter().map(|b| format!("{b:02x}")).collect();
+    let mut digits: Vec<String> =
+        bytes.get(offset..offset + size)?.iter().map(|b| format!("{b:02x}")).collect();
     if endian == Endian::Little {
         digits.reverse();
     }
@@ -242,8 +243,11 @@ fn field(size: usize) -> impl Strategy<Value = Field> {
 }
 
 fn conditions(least: usize) -> impl Strategy<Value = Vec<Condition>> {
-    let condition = (0usize..10, 1u8..8, any::<u8>())
-        .prop_map(|(offset, mask, equals)| Condition { offset, mask, equals: equals & mask });
+    let condition = (0usize..10, 1u8..8, any::<u8>()).prop_map(|(offset, mask, equals)| Condition {
+        offset,
+        mask,
+        equals: equals & mask,
+    });
     prop::collection::vec(condition, least..3)
 }
 
@@ -255,7 +259,11 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
 fn with_answer(settings: Settings, key: fn(&mut Settings) -> Option<&mut Heartbeat>) -> Settings {
     let texts = (1..=16usize).flat_map(|len| (0..=16usize).map(move |byte| (len, format!("{byte:02x}"))));
     let texts = texts.flat_map(|(len, byte)| {
-        [format!("{} {{id}}", byte.repeat(len)), format!("{byte} {{id}} {}", byte.repeat(len)), byte.repeat(len)]
+        [
+            format!("{} {{id}}", byte.repeat(len)),
+            format!("{byte} {{id}} {}", byte.repeat(len)),
+            byte.repeat(len),
+        ]
     });
     let answered = texts.map(|text| {
         let mut answered = settings.clone();
