@@ -13,6 +13,23 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::{Charge, Output};
 
+/// The default of `max_message`, in bytes.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// An option of a protocol that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}; {remedy}")]
+pub struct SettingsError {
+    /// The option as a path of keys from the protocol's own table; the items of a list go by their place,
+    /// from 0: `oneway.2.mask`. What may be written as a list or as its only item is a list here:
+    /// `length.0.size`.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What would do.
+    pub remedy: String,
+}
+
 /// How a pool shares its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
