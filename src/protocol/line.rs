@@ -220,7 +220,7 @@ mod tests {
         refused.then(|| {
             let mut bytes = Vec::new();
             out.write_once(|slices| {
-                slices.iter().for_each(|s| bytes.extend_from_slice(s));
+                bytes.extend(slices.iter().flat_map(|s| s.iter()));
                 Ok::<_, ()>(bytes.len())
             })
             .unwrap();

@@ -10,6 +10,8 @@ mod model;
 mod preset;
 mod settings;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
