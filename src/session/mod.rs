@@ -202,6 +202,7 @@ impl Session {
 
     fn may_decode(&self) -> bool {
         self.ending.is_none()
+            && self.memory.is_none()
             && self.outstanding.len() < self.shared.settings.max_per_client
             && self.output.len() < MAX_UNWRITTEN
     }

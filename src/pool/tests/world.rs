@@ -25,6 +25,7 @@ use crate::wire::{Budget, Charge, Wire, memory};
 pub(crate) const ONEWAY: u8 = 1;
 pub(crate) const HEARTBEAT: u8 = 2;
 pub(crate) const CLOSING: u8 = 4;
+pub(crate) const ERROR: u8 = 0x80;
 
 /// Frames of the tests: length (1 byte, of the whole), flags (1), id (2), payload.
 pub(crate) fn message(flags: u8, id: u16, payload: &[u8]) -> Vec<u8> {
