@@ -163,7 +163,9 @@ impl Daemon {
             sockets.push(bind_all(&listener.addresses, &listener.access, listener.nodelay)?);
         }
         let admin_sockets = match &plan.admin {
-            Some(settings) => bind_all(&settings.addresses, &Access { mode: ADMIN_MODE, uids: vec![] }, true)?,
+            Some(settings) => {
+                bind_all(&settings.addresses, &Access { mode: ADMIN_MODE, uids: vec![] }, true)?
+            }
             None => Vec::new(),
         };
         let mut daemon = Self {
@@ -197,10 +199,8 @@ impl Daemon {
 
     fn start_upstream(&mut self, plan: plan::Upstream, sockets: Vec<net::Listener>) {
         let events = Arc::new(events::Upstream::new(&plan.name));
-        let connector = Network {
-            endpoints: plan.pool.endpoints.clone(),
-            tuning: plan.pool.connection.tuning.clone(),
-        };
+        let connector =
+            Network { endpoints: plan.pool.endpoints.clone(), tuning: plan.pool.connection.tuning.clone() };
         let budget = self.budget.clone();
         let (pool, keeper) = Pool::new(
             plan.pool,

@@ -4,15 +4,12 @@
 //! error. Called by `cli`.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use tracing_subscriber::EnvFilter;
-
 use super::{Exit, fail, show};
-use crate::config::plan::{Log, LogFormat};
 use crate::config::{Plan, Source};
 use crate::daemon::{self, Ended};
+use crate::events::log;
 
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "warmline run --config FILE
@@ -45,7 +42,9 @@ pub(super) fn run(args: &Args) -> Exit {
             return wrong;
         }
     };
-    log_to_stderr(&plan.log);
+    if let Err(error) = log::init(&plan.log.level, plan.log.format) {
+        return fail(Exit::Failed, error);
+    }
     match daemon::run(plan) {
         Ok(Ended::Drained) => Exit::Done,
         Ok(Ended::Cut) => fail(Exit::Cut, "the drain deadline cut requests"),
@@ -73,19 +72,6 @@ impl Args {
         let _ = writeln!(text, "protocol = {}", toml::Value::from(self.protocol.clone().unwrap_or_default()));
         Source::new("command line", text)
     }
-}
-
-/// Starts logging as `log` says. The level has been checked.
-fn log_to_stderr(log: &Log) {
-    let filter = EnvFilter::builder().parse_lossy(&log.level);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let terminal = std::io::stderr().is_terminal();
-    // An error means that somebody logs already, which a test may.
-    let _ = match log.format {
-        LogFormat::Auto if terminal => builder.try_init(),
-        LogFormat::Pretty => builder.with_ansi(terminal).try_init(),
-        LogFormat::Auto | LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
 }
 
 #[cfg(test)]

@@ -6,14 +6,13 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-
 use super::addresses::Addresses;
 use super::error::{Error, Source};
-use super::plan::{Limits, Log, LogFormat, Plan, Upstream};
+use super::plan::{Limits, Log, Plan, Upstream};
 use super::report::Report;
 use super::units::{Count, Text};
 use super::{file, upstream, words};
+use crate::events::log::{self, Format};
 
 const MAX_UPSTREAMS: usize = 256;
 /// The most that `max_clients` may be, here and in an upstream.
@@ -61,11 +60,11 @@ fn log(report: &mut Report<'_>, written: file::Log) -> Log {
         // A bare word that is no level would name a module, and nothing would be logged.
         let (message, help) = words::unknown("level", &level, &LEVELS);
         report.wrong(at, "level", message, help);
-    } else if let Err(error) = EnvFilter::builder().parse(&level) {
+    } else if let Err(error) = log::check(&level) {
         let help = "write a level as in \"info\", or directives as in \"info,warmline::pool=debug\"";
-        report.wrong(at, "level", format!("`level` is no filter: {error}"), help.to_owned());
+        report.wrong(at, "level", error.to_string(), help.to_owned());
     }
-    Log { level, format: written.format.map_or(LogFormat::Auto, |Text(format)| format) }
+    Log { level, format: written.format.map_or(Format::Auto, |Text(format)| format) }
 }
 
 fn limits(report: &mut Report<'_>, written: &file::Limits) -> Limits {

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::plan::LogFormat;
 use super::units::{Count, Permissions, Size, Text};
+use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::Address;
 use crate::protocol::{Mode, frame};
@@ -69,7 +69,7 @@ tables! {
         /// An env-filter directive; default `"info"`.
         level: Text<String>,
         /// `"auto"` (pretty on a terminal, else json), `"pretty"` or `"json"`; default `"auto"`.
-        format: Text<LogFormat>,
+        format: Text<Format>,
     }
 
     /// `[admin]`

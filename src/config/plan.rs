@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::addresses::sockets;
+use crate::events::log::Format;
 use crate::protocol::Protocol;
 use crate::wire::budget::FREE;
 use crate::{admin, listener, pool, session};
@@ -29,18 +30,7 @@ pub struct Log {
     /// An env-filter directive.
     pub level: String,
     /// How lines look.
-    pub format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Pretty on a terminal, else JSON.
-    Auto,
-    /// For people.
-    Pretty,
-    /// For machines.
-    Json,
+    pub format: Format,
 }
 
 /// Bounds of the whole process.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use super::plan::LogFormat;
 use super::words::{self, HELP};
+use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::Address;
 use crate::protocol::Mode;
@@ -215,10 +215,10 @@ choice!(Endian, "\"big\" or \"little\"", {
     "big" => Endian::Big,
     "little" => Endian::Little,
 });
-choice!(LogFormat, "a log format as in \"auto\"", {
-    "auto" => LogFormat::Auto,
-    "pretty" => LogFormat::Pretty,
-    "json" => LogFormat::Json,
+choice!(Format, "a log format as in \"auto\"", {
+    "auto" => Format::Auto,
+    "pretty" => Format::Pretty,
+    "json" => Format::Json,
 });
 
 fn wrong(text: &str, what: &str, expected: &str) -> words::Words {

@@ -48,7 +48,11 @@ pub struct DialError {
 }
 
 /// Opens a connection to `endpoint` within the connect timeout, preamble included.
-pub(crate) async fn dial(connector: &dyn Connector, endpoint: usize, settings: &Settings) -> Result<Wire, DialError> {
+pub(crate) async fn dial(
+    connector: &dyn Connector,
+    endpoint: usize,
+    settings: &Settings,
+) -> Result<Wire, DialError> {
     let attempt = async {
         let mut wire = connector.connect(endpoint).await.map_err(|e| refused(&e))?;
         if let Some(preamble) = &settings.preamble {

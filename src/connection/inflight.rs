@@ -156,7 +156,8 @@ impl Tags {
     }
 
     fn has_fresh(&self) -> bool {
-        self.fresh < self.space.last || (self.fresh == self.space.last && !self.space.avoid.contains(&self.fresh))
+        self.fresh < self.space.last
+            || (self.fresh == self.space.last && !self.space.avoid.contains(&self.fresh))
     }
 
     fn has_next(&self) -> bool {

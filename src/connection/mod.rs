@@ -168,7 +168,8 @@ impl Connection {
                 break reason;
             }
         };
-        let ended = Ended { reason, carried: self.carried, replies: self.replies, lived: self.opened.elapsed() };
+        let ended =
+            Ended { reason, carried: self.carried, replies: self.replies, lived: self.opened.elapsed() };
         self.close(reason).await;
         ended
     }
@@ -486,7 +487,9 @@ impl Connection {
         drop(self.seat);
         match reason {
             CloseReason::Peer => self.wire.close(Close::Fin, CLOSE_PATIENCE).await,
-            CloseReason::Desync | CloseReason::Lost | CloseReason::Stalled | CloseReason::Early => self.wire.reset(),
+            CloseReason::Desync | CloseReason::Lost | CloseReason::Stalled | CloseReason::Early => {
+                self.wire.reset()
+            }
             _ if clean => self.wire.close(Close::FinReset, CLOSE_PATIENCE).await,
             _ => self.wire.reset(),
         }

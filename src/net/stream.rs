@@ -116,13 +116,14 @@ impl Stream {
         }
     }
 
-    /// Writes what the kernel takes now.
-    pub fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// Writes what the kernel takes now. With `more` it may hold back the end for what comes next, which
+    /// must come soon: more bytes, or FIN.
+    pub fn try_write(&mut self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
         let length: usize = slices.iter().map(|s| s.len()).sum();
-        // `send` fails with EPIPE instead of a signal: the runtime ignores SIGPIPE.
+        let flags = libc::MSG_NOSIGNAL | if more && self.tcp { libc::MSG_MORE } else { 0 };
         let written = self.attempt(Ready::WRITABLE, |socket| match slices {
-            [one] => socket.send(one),
-            many => socket.send_vectored(many),
+            [one] => socket.send_with_flags(one, flags),
+            many => socket.send_vectored_with_flags(many, flags),
         })?;
         if written < length {
             self.expect_event(Ready::WRITABLE);
@@ -176,11 +177,32 @@ impl Stream {
         }
     }
 
-    /// Closes with RST on TCP (after a FIN: FIN+RST), plainly on unix sockets.
+    /// Closes with RST on TCP, plainly on unix sockets.
     pub fn reset(self) {
         if let (true, Ok(socket)) = (self.tcp, self.socket()) {
             let _ = socket.set_linger(Some(Duration::ZERO));
         }
+    }
+
+    /// Closes with FIN and then RST on TCP, plainly on unix sockets. The RST must not overtake what was
+    /// written: if the peer has not acknowledged everything with the FIN, the socket comes back, half
+    /// closed. Little comes between the two: the peer's own FIN in that gap would leave TIME_WAIT behind.
+    #[must_use]
+    pub fn finish_and_reset(mut self) -> Option<Self> {
+        if let State::Registered(fd) = self.state {
+            self.state = State::Raw(fd.into_inner());
+        }
+        let socket = self.socket().ok()?;
+        if !self.tcp {
+            return None;
+        }
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        let _ = socket.shutdown(Shutdown::Write);
+        if self.unacknowledged() == 0 {
+            return None;
+        }
+        let _ = socket.set_linger(None);
+        Some(self)
     }
 
     /// Whom the other end belongs to, on unix sockets.

@@ -147,8 +147,8 @@ impl Keeper {
         if !self.touched || demand.down || demand.open == 0 {
             return None;
         }
-        let found = (0..self.names.len())
-            .find(|e| demand.endpoints[*e] == (0, 0) && self.backoff[*e].is_over(now));
+        let found =
+            (0..self.names.len()).find(|e| demand.endpoints[*e] == (0, 0) && self.backoff[*e].is_over(now));
         self.touched = found.is_some();
         found
     }

@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem::{self, Finder};
 
 use super::{
-    Answered, BadRequest, Downstream, Id, MAX_MESSAGE, Malformed, Mode, Need, Protocol, Received, Refusal, Reply,
-    Request, SettingsError, Tag, TagSpace, Upstream,
+    Answered, BadRequest, Downstream, Id, MAX_MESSAGE, Malformed, Mode, Need, Protocol, Received, Refusal,
+    Reply, Request, SettingsError, Tag, TagSpace, Upstream,
 };
 use crate::frame::DelimiterScan;
 use crate::wire::{Charge, Output};
@@ -220,7 +220,7 @@ mod tests {
         refused.then(|| {
             let mut bytes = Vec::new();
             out.write_once(|slices| {
-                slices.iter().for_each(|s| bytes.extend_from_slice(s));
+                bytes.extend(slices.iter().flat_map(|s| s.iter()));
                 Ok::<_, ()>(bytes.len())
             })
             .unwrap();
@@ -230,9 +230,13 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_be() {
-        let error = |settings: Settings| Line::new(&settings).map_or_else(|e| e.to_string(), |_| String::new());
+        let error =
+            |settings: Settings| Line::new(&settings).map_or_else(|e| e.to_string(), |_| String::new());
         assert_eq!(error(line(b"", None, 9)), "delimiter: a delimiter of 0 bytes; use 1 to 16 bytes");
-        assert_eq!(error(line(&[b'x'; 17], None, 99)), "delimiter: a delimiter of 17 bytes; use 1 to 16 bytes");
+        assert_eq!(
+            error(line(&[b'x'; 17], None, 99)),
+            "delimiter: a delimiter of 17 bytes; use 1 to 16 bytes"
+        );
         assert_eq!(error(line(b"\r\n", None, 1)), "max_message: 1 bytes cannot hold the delimiter; raise it");
         assert_eq!(
             error(line(b"\r\n", Some(b"ERR {reason}\n"), 99)),
@@ -251,9 +255,15 @@ mod tests {
     #[test]
     fn a_refusal_is_one_message_whatever_it_says() {
         let json = line(b"\n", Some(b"{\"error\":\"{reason}\"}\n"), 99);
-        assert_eq!(refusal(&json, "no\n\"x\"\0").as_deref(), Some("{\"error\":\"upstream is down: no  x  \"}\n"));
+        assert_eq!(
+            refusal(&json, "no\n\"x\"\0").as_deref(),
+            Some("{\"error\":\"upstream is down: no  x  \"}\n")
+        );
         let twice = line(b" .", Some(b"{reason}! {reason} ."), 99);
-        assert_eq!(refusal(&twice, "a . b").as_deref(), Some("upstream_is_down:_a___b! upstream_is_down:_a___b ."));
+        assert_eq!(
+            refusal(&twice, "a . b").as_deref(),
+            Some("upstream_is_down:_a___b! upstream_is_down:_a___b .")
+        );
         assert_eq!(refusal(&line(b"\n", Some(b"no\n"), 99), "x").as_deref(), Some("no\n"));
         assert_eq!(refusal(&line(b"\n", None, 99), "x"), None);
     }

@@ -320,7 +320,14 @@ impl Session {
             self.writing_since = (Instant::now(), self.output.written());
             return Ok(());
         }
-        self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
+        if self.is_served() {
+            // The last bytes and the FIN go out together.
+            if self.wire.try_flush_last(&mut self.output).map_err(|_| End::Gone)? {
+                return Err(End::Served);
+            }
+        } else {
+            self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
+        }
         if self.output.is_empty() || self.output.written() - self.writing_since.1 >= PROGRESS {
             self.writing_since = (Instant::now(), self.output.written());
         }
@@ -343,7 +350,9 @@ impl Session {
         if self.read_deadline().is_some_and(|at| at <= now) {
             let between = self.is_between_requests();
             return Err(match between {
-                true if self.front.phase() == Phase::Running => self.timed_out(ClientTimeout::Idle, End::Idle),
+                true if self.front.phase() == Phase::Running => {
+                    self.timed_out(ClientTimeout::Idle, End::Idle)
+                }
                 true => End::Drained,
                 false => self.timed_out(ClientTimeout::Read, End::Slow),
             });
@@ -381,6 +390,17 @@ impl Session {
         (self.requests > 0 || self.unanswered) && self.input.bytes.is_empty()
     }
 
+    /// Whether a one-shot client has all it came for. A further byte, if there was one, has been read: each
+    /// turn reads first.
+    fn is_served(&self) -> bool {
+        self.shared.settings.one_shot
+            && self.requests > 0
+            && !self.unanswered
+            && self.outstanding.is_empty()
+            && self.input.bytes.is_empty()
+            && self.ending.or(self.fin).is_none()
+    }
+
     fn look_for_end(&mut self) -> Result<(), End> {
         if !self.outstanding.is_empty() || !self.output.is_empty() {
             return Ok(());
@@ -388,8 +408,7 @@ impl Session {
         if let Some(end) = self.ending.or(self.fin) {
             return Err(end);
         }
-        let served = self.requests > 0 && !self.unanswered && self.input.bytes.is_empty();
-        if self.shared.settings.one_shot && served {
+        if self.is_served() {
             return Err(End::Served);
         }
         if self.is_between_requests() && self.idle.is_none() {

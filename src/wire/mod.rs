@@ -96,18 +96,27 @@ impl Wire {
         }
     }
 
-    /// Writes what the kernel takes now.
-    pub fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn try_write(&mut self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
         match &mut self.end {
-            End::Net(stream) => stream.try_write(slices),
+            End::Net(stream) => stream.try_write(slices, more),
             End::Memory(pipe) => pipe.try_write(slices),
         }
     }
 
     /// Writes of `output` what the kernel takes now. True if it took everything.
     pub fn try_flush(&mut self, output: &mut Output) -> io::Result<bool> {
+        self.flush(output, false)
+    }
+
+    /// As [`Wire::try_flush`], before a close that follows at once: the last bytes and the FIN can go out
+    /// together, so the peer wakes once and finds both.
+    pub fn try_flush_last(&mut self, output: &mut Output) -> io::Result<bool> {
+        self.flush(output, true)
+    }
+
+    fn flush(&mut self, output: &mut Output, more: bool) -> io::Result<bool> {
         while !output.is_empty() {
-            match output.write_once(|slices| self.try_write(slices)) {
+            match output.write_once(|slices| self.try_write(slices, more)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -162,10 +171,28 @@ impl Wire {
         }
         // Unread bytes would turn any close into an RST that destroys what we wrote last.
         self.discard();
-        if how == Close::FinReset && self.drained_within(patience).await {
-            self.discard();
-            self.shut_down();
-            self.reset();
+        if how == Close::Fin {
+            return;
+        }
+        if let Some(waiting) = self.finish_and_reset()
+            && waiting.drained_within(patience).await
+        {
+            waiting.reset();
+        }
+    }
+
+    /// FIN+RST, or FIN alone if the peer must be waited for.
+    fn finish_and_reset(self) -> Option<Self> {
+        // Taken apart, so that the permit is given back after the close.
+        let Self { end, permit } = self;
+        match end {
+            End::Net(stream) => {
+                stream.finish_and_reset().map(|stream| Self { end: End::Net(stream), permit })
+            }
+            End::Memory(mut pipe) => {
+                pipe.shut_down();
+                (!pipe.is_drained()).then_some(Self { end: End::Memory(pipe), permit })
+            }
         }
     }
 
@@ -194,6 +221,7 @@ impl Wire {
 
     /// Closes with RST, now.
     pub fn reset(self) {
+        // Taken apart, so that the permit is given back after the close.
         let Self { end, permit } = self;
         match end {
             End::Net(stream) => stream.reset(),
@@ -254,7 +282,7 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            match self.try_write(&[IoSlice::new(buf)]) {
+            match self.try_write(&[IoSlice::new(buf)], false) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.poll_ready(cx, Interest { read: false, write: true }))?;
                 }

@@ -1,4 +1,4 @@
-//! Which settings are none, and why.
+//! Which settings cannot be, and why.
 //!
 //! Invariant: what passes here cannot make a codec panic, loop, corrupt a frame while it changes an id,
 //! or write an error that a client cannot read. Called by `Frame::new`.
@@ -38,15 +38,16 @@ pub(super) fn templates(settings: &Settings, requests: &Layout, replies: &Layout
         template("error", "the error", error, replies, max)?;
         reads_as_reply(error, replies)?;
     }
-    let answer = |heartbeat: Option<&Heartbeat>| heartbeat.and_then(|h| h.reply.clone());
-    if let Some(reply) = answer(settings.heartbeat.as_ref()) {
-        template("heartbeat.reply", "the answer to a client", &reply, replies, max)?;
+    let heartbeat = settings.heartbeat.as_ref();
+    if let Some(answer) = heartbeat.and_then(|h| h.reply.as_ref()) {
+        template("heartbeat.reply", "the answer to a client", answer, replies, max)?;
     }
-    if let Some(reply) = answer(settings.reply.heartbeat.as_ref()) {
-        return template("reply.heartbeat.reply", "the answer to a server", &reply, requests, max);
-    }
-    match answer(settings.heartbeat.as_ref()) {
-        Some(reply) => template("heartbeat.reply", "the answer to a server", &reply, requests, max),
+    let (key, heartbeat) = match &settings.reply.heartbeat {
+        Some(heartbeat) => ("reply.heartbeat.reply", Some(heartbeat)),
+        None => ("heartbeat.reply", heartbeat),
+    };
+    match heartbeat.and_then(|h| h.reply.as_ref()) {
+        Some(answer) => template(key, "the answer to a server", answer, requests, max),
         None => Ok(()),
     }
 }
@@ -195,9 +196,11 @@ fn conditions(key: &str, conditions: &[Condition]) -> Check {
 fn heartbeat(key: &str, heartbeat: Option<&Heartbeat>) -> Check {
     match heartbeat {
         None => Ok(()),
-        Some(h) if h.conditions.is_empty() => {
-            wrong(format!("{key}.match"), "without conditions every frame is a heartbeat", "give at least one")
-        }
+        Some(h) if h.conditions.is_empty() => wrong(
+            format!("{key}.match"),
+            "without conditions every frame is a heartbeat",
+            "give at least one",
+        ),
         Some(h) => conditions(&format!("{key}.match"), &h.conditions),
     }
 }

@@ -10,6 +10,8 @@ mod model;
 mod preset;
 mod settings;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -159,7 +161,8 @@ impl Downstream for Requests {
         match kind {
             Kind::Closing => return Ok(Received::Closing),
             Kind::Heartbeat(answer) => {
-                let answer = answer.map(|answer| fill(answer, layout, &self.spec.replies, &bytes)).transpose();
+                let answer =
+                    answer.map(|answer| fill(answer, layout, &self.spec.replies, &bytes)).transpose();
                 return answer.map(Received::Control).map_err(malformed);
             }
             Kind::Oneway | Kind::Message => {}
@@ -220,7 +223,8 @@ impl Upstream for Replies {
         match layout.kind(&bytes) {
             Kind::Closing => return Ok(Answered::Closing),
             Kind::Heartbeat(answer) => {
-                let answer = answer.map(|answer| fill(answer, layout, &self.spec.requests, &bytes)).transpose();
+                let answer =
+                    answer.map(|answer| fill(answer, layout, &self.spec.requests, &bytes)).transpose();
                 return answer.map(Answered::Control).map_err(Malformed::Invalid);
             }
             Kind::Oneway | Kind::Message => {}
