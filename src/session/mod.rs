@@ -320,7 +320,13 @@ impl Session {
             self.writing_since = (Instant::now(), self.output.written());
             return Ok(());
         }
-        self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
+        if self.is_served() && self.shared.settings.client_close != ClientClose::Fin {
+            if self.wire.try_flush_last(&mut self.output).map_err(|_| End::Gone)? {
+                return Err(End::Served);
+            }
+        } else {
+            self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
+        }
         if self.output.is_empty() || self.output.written() - self.writing_since.1 >= PROGRESS {
             self.writing_since = (Instant::now(), self.output.written());
         }
@@ -485,7 +491,6 @@ impl Session {
     }
 
     async fn close(self, end: End) {
-        let patience = self.shared.settings.client_write;
         let style = self.shared.settings.client_close;
         self.events.client_closed();
         let plain = style == ClientClose::Fin;
@@ -493,9 +498,9 @@ impl Session {
             End::Gone => self.wire.reset(),
             End::CutOff => self.wire.linger(LINGER).await,
             End::LateFin if !plain => self.wire.reset(),
-            End::Served | End::Drained if !plain => self.wire.close(Close::FinReset, patience).await,
+            End::Served | End::Drained if !plain => self.wire.close(Close::FinReset),
             End::Idle if style == ClientClose::Reset => self.wire.reset(),
-            _ => self.wire.close(Close::Fin, patience).await,
+            _ => self.wire.close(Close::Fin),
         }
     }
 }
