@@ -28,8 +28,6 @@ use inflight::InFlight;
 
 /// How long an unasked message may stay incomplete.
 const STRAY: Duration = Duration::from_secs(1);
-/// How long a close waits for the server to acknowledge the last bytes.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// Reads in a row before writing gets its turn.
 const READS: usize = 16;
 /// Answers to heartbeats, in bytes, that a server may leave unread.
@@ -170,7 +168,7 @@ impl Connection {
         };
         let ended =
             Ended { reason, carried: self.carried, replies: self.replies, lived: self.opened.elapsed() };
-        self.close(reason).await;
+        self.close(reason);
         ended
     }
 
@@ -392,7 +390,7 @@ impl Connection {
     }
 
     /// The seat is left last, when the keeper is about to hear how it went.
-    async fn close(mut self, reason: CloseReason) {
+    fn close(mut self, reason: CloseReason) {
         let owed = self.in_flight.owed();
         let clean = self.in_flight.is_empty() && self.output.is_empty() && self.input.bytes.is_empty();
         let refusal = if reason == CloseReason::Desync { Refusal::Desync } else { Refusal::Lost };
@@ -402,14 +400,13 @@ impl Connection {
             self.seat.done(Verdict::Failed);
         }
         self.shared.events.connection_closed(&self.endpoint, reason, self.carried, owed);
-        // Before the close, which may take a moment: what waits in the inbox is not to wait for it.
         self.seat.end();
         match reason {
-            CloseReason::Peer => self.wire.close(Close::Fin, CLOSE_PATIENCE).await,
+            CloseReason::Peer => self.wire.close(Close::Fin),
             CloseReason::Desync | CloseReason::Lost | CloseReason::Stalled | CloseReason::Early => {
                 self.wire.reset()
             }
-            _ if clean => self.wire.close(Close::FinReset, CLOSE_PATIENCE).await,
+            _ if clean => self.wire.close(Close::FinReset),
             _ => self.wire.reset(),
         }
     }

@@ -61,7 +61,6 @@ impl Session {
     }
 
     pub(super) async fn close(self, end: End) {
-        let patience = self.shared.settings.client_write;
         let style = self.shared.settings.client_close;
         self.events.client_closed();
         let plain = style == ClientClose::Fin;
@@ -69,9 +68,9 @@ impl Session {
             End::Gone => self.wire.reset(),
             End::CutOff => self.wire.linger(LINGER).await,
             End::LateFin if !plain => self.wire.reset(),
-            End::Served | End::Drained if !plain => self.wire.close(Close::FinReset, patience).await,
+            End::Served | End::Drained if !plain => self.wire.close(Close::FinReset),
             End::Idle if style == ClientClose::Reset => self.wire.reset(),
-            _ => self.wire.close(Close::Fin, patience).await,
+            _ => self.wire.close(Close::Fin),
         }
     }
 }

@@ -293,7 +293,13 @@ impl Session {
             self.writing_since = (Instant::now(), self.output.written());
             return Ok(());
         }
-        self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
+        if self.is_served() && self.shared.settings.client_close != ClientClose::Fin {
+            if self.wire.try_flush_last(&mut self.output).map_err(|_| End::Gone)? {
+                return Err(End::Served);
+            }
+        } else {
+            self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
+        }
         if self.output.is_empty() || self.output.written() - self.writing_since.1 >= PROGRESS {
             self.writing_since = (Instant::now(), self.output.written());
         }
