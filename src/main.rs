@@ -1,2 +1,7 @@
 //! The `warmline` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    warmline::cli::main().into()
+}

@@ -1,5 +1,31 @@
-//! The configuration file. Placeholder of the contract.
+//! The configuration: what may be written (`file`), what it means (`plan`), and what is wrong with it.
 //!
-//! `file` = what may be written, `plan` = what it means, `units` = durations and sizes.
+//! Invariant: a plan that comes out of here can be run; whatever cannot is an [`Error`] with its place.
+//! Called by `cli`; `daemon` gets the plan and knows of no file.
 
+mod addresses;
+mod check;
+mod error;
+pub mod file;
+mod locate;
 pub mod plan;
+mod protocol;
+mod report;
+pub mod units;
+mod upstream;
+mod words;
+
+pub use error::{Error, Source};
+pub use plan::Plan;
+pub use protocol::names as protocol_names;
+
+impl Plan {
+    /// What `source` means.
+    ///
+    /// # Errors
+    /// At least one: everything that was found to be wrong, in the order of the file.
+    pub fn new(source: &Source) -> Result<Self, Vec<Error>> {
+        let file = toml::from_str(source.text()).map_err(|error| vec![source.toml_error(&error)])?;
+        check::plan(file, source)
+    }
+}

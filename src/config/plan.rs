@@ -1,9 +1,12 @@
-//! What a configuration means: each component's own settings, checked. Placeholder of the contract.
+//! What a configuration means: the settings of each component, checked.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::addresses::sockets;
+use crate::events::log::Format;
 use crate::protocol::Protocol;
+use crate::wire::budget::FREE;
 use crate::{admin, listener, pool, session};
 
 /// Everything the daemon is to run.
@@ -27,18 +30,7 @@ pub struct Log {
     /// An env-filter directive.
     pub level: String,
     /// How lines look.
-    pub format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Pretty on a terminal, else JSON.
-    Auto,
-    /// For people.
-    Pretty,
-    /// For machines.
-    Json,
+    pub format: Format,
 }
 
 /// Bounds of the whole process.
@@ -67,4 +59,41 @@ pub struct Upstream {
     pub session: session::Settings,
     /// Its pool.
     pub pool: pool::Settings,
+}
+
+/// Descriptors kept for the admin endpoint: its listeners and its connections.
+const ADMIN_FDS: usize = 32;
+/// Descriptors for everything else: standard streams, the runtime, names being looked up.
+const OTHER_FDS: usize = 32;
+/// What a client costs beside charged buffers, in bytes: uncharged input and output, and its state.
+const CLIENT_BYTES: u64 = 2 * FREE as u64 + 4096;
+/// What an upstream connection costs beside charged buffers, in bytes.
+const CONNECTION_BYTES: u64 = 64 * 1024;
+/// What an exchange costs while it waits, in bytes, beside its message.
+const WAITING_BYTES: u64 = 1024;
+/// What the process costs before its first client, in bytes.
+const BASE_BYTES: u64 = 16 << 20;
+
+impl Plan {
+    /// The most descriptors it can need at a time.
+    pub fn fd_budget(&self) -> usize {
+        let listeners: usize = self.upstreams.iter().map(|it| sockets(&it.listener.addresses)).sum();
+        self.limits.max_clients + self.max_connections() + listeners + ADMIN_FDS + OTHER_FDS
+    }
+
+    /// The most upstream connections it can have at a time.
+    pub fn max_connections(&self) -> usize {
+        self.upstreams.iter().map(|it| it.pool.max_connections).sum()
+    }
+
+    /// The most memory it can need, in bytes: the budget of the buffers, and what is not counted in it.
+    /// Buffers in the kernel are not in this figure.
+    pub fn memory_bound(&self) -> u64 {
+        let waiting: usize = self.upstreams.iter().map(|it| it.pool.max_waiting).sum();
+        BASE_BYTES
+            + self.limits.memory
+            + self.limits.max_clients as u64 * CLIENT_BYTES
+            + self.max_connections() as u64 * CONNECTION_BYTES
+            + waiting as u64 * WAITING_BYTES
+    }
 }

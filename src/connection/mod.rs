@@ -1,10 +1,39 @@
-//! One upstream connection. Placeholder of the contract.
+//! One upstream connection: takes exchanges from its seat, writes them, reads replies and answers them.
+//!
+//! Nobody else touches its socket, and no client can cancel it, so no reply can go to the wrong one. Reading
+//! and writing advance together; each turn reads first, so stray bytes are seen before the next request goes
+//! out. Spawned by the pool's keeper.
 
+mod dial;
+mod inflight;
+
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
+use crate::events::{self, CloseReason};
+use crate::lifecycle::{Alarm, Phase, Watch};
 use crate::net::Tuning;
+use crate::protocol::{Answered, Mode, Need, Protocol, Refusal, Reply, Tag, Upstream};
+use crate::queue::{Seat, Verdict};
+use crate::wire::{Budget, Charging, Close, Input, Interest, Output, Purpose, Wire};
+pub(crate) use dial::dial;
+pub use dial::{Connecting, Connector, DialError, Network};
+use inflight::InFlight;
+
+/// How long a connection waits for a late reply when everything it owes is owed to nobody.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long an unasked message may stay incomplete.
+const STRAY: Duration = Duration::from_secs(1);
+/// How long a close waits for the server to acknowledge the last bytes.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// Reads in a row before writing gets its turn.
+const READS: usize = 16;
+/// Answers to heartbeats, in bytes, that a server may leave unread.
+const MAX_CONTROL: usize = 64 * 1024;
 
 /// What a connection needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,4 +61,437 @@ pub struct Preamble {
     pub expect: Bytes,
     /// The bytes to send after them; may be empty.
     pub send: Bytes,
+}
+
+/// What all connections of a pool share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The pool's settings for connections.
+    pub settings: Settings,
+    /// How they are shared.
+    pub mode: Mode,
+    /// Replies due at a time.
+    pub room: usize,
+    /// The protocol spoken.
+    pub protocol: Arc<dyn Protocol>,
+    /// Where to count and log.
+    pub events: Arc<events::Upstream>,
+    /// Memory for replies.
+    pub budget: Budget,
+    /// The back half's switch.
+    pub back: Watch,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub reason: CloseReason,
+    /// Requests it was given.
+    pub carried: u64,
+    /// Replies it got.
+    pub replies: u64,
+    /// How long it stood.
+    pub lived: Duration,
+}
+
+/// A connection that stands.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    wire: Wire,
+    codec: Box<dyn Upstream>,
+    input: Input,
+    output: Output,
+    in_flight: InFlight,
+    seat: Seat,
+    shared: Arc<Shared>,
+    back: Watch,
+    endpoint: Arc<str>,
+    /// Why it takes nothing new any more.
+    retiring: Option<CloseReason>,
+    /// Memory for the rest of a reply is being waited for, in bytes.
+    memory: Option<(usize, Charging)>,
+    /// Bytes of control answers since the output was last empty.
+    control: usize,
+    carried: u64,
+    replies: u64,
+    opened: Instant,
+    retire_at: Instant,
+    idle_since: Instant,
+    /// Since when something has been owed without a pause.
+    owing_since: Instant,
+    last_read: Instant,
+    /// When the late reply is given up.
+    stuck_until: Option<Instant>,
+    /// When an incomplete unasked message is given up.
+    stray_until: Option<Instant>,
+}
+
+impl Connection {
+    pub(crate) fn new(wire: Wire, seat: Seat, endpoint: Arc<str>, shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        // Spread, so that connections opened together do not retire together.
+        let lifetime = shared.settings.max_lifetime.mul_f64(1.0 - fastrand::f64() / 10.0);
+        Self {
+            wire,
+            codec: shared.protocol.upstream(),
+            input: Input::new(),
+            output: Output::new(),
+            in_flight: InFlight::new(shared.mode, shared.protocol.tags()),
+            seat,
+            back: shared.back.clone(),
+            shared,
+            endpoint,
+            retiring: None,
+            memory: None,
+            control: 0,
+            carried: 0,
+            replies: 0,
+            opened: now,
+            retire_at: now + lifetime,
+            idle_since: now,
+            owing_since: now,
+            last_read: now,
+            stuck_until: None,
+            stray_until: None,
+        }
+    }
+
+    /// Works until the connection ends.
+    pub(crate) async fn run(mut self) -> Ended {
+        let mut alarm = Alarm::default();
+        let reason = loop {
+            if let Err(reason) = self.turn() {
+                break reason;
+            }
+            if let Err(reason) = self.wait(&mut alarm).await {
+                break reason;
+            }
+        };
+        let ended =
+            Ended { reason, carried: self.carried, replies: self.replies, lived: self.opened.elapsed() };
+        self.close(reason).await;
+        ended
+    }
+
+    fn turn(&mut self) -> Result<(), CloseReason> {
+        self.read()?;
+        self.take();
+        if let Err(error) = self.write() {
+            // What the server said before it closed is still there to be read.
+            self.read()?;
+            return Err(error);
+        }
+        self.keep_time(Instant::now())
+    }
+
+    async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), CloseReason> {
+        let deadline = self.next_deadline();
+        let interest = Interest { read: self.memory.is_none(), write: !self.output.is_empty() };
+        let next_phase = if self.back.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
+        let lost = self.lost();
+        let mut granted = None;
+        // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
+        // of itself at once.
+        tokio::select! {
+            () = std::future::poll_fn(|cx| self.seat.poll_work(cx)) => {}
+            ready = self.wire.ready(interest) => ready.map_err(|_| lost)?,
+            charge = async { match &mut self.memory {
+                Some((_, charging)) => charging.await,
+                None => std::future::pending().await,
+            } } => granted = Some(charge),
+            () = alarm.reached(deadline) => {}
+            () = self.back.reached(next_phase) => {}
+        }
+        if let Some(charge) = granted
+            && let Some((total, _)) = self.memory.take()
+        {
+            self.input.grow(total, charge);
+        }
+        Ok(())
+    }
+
+    fn lost(&self) -> CloseReason {
+        if self.in_flight.is_empty() { CloseReason::Peer } else { CloseReason::Lost }
+    }
+
+    // ---- read, decode, answer
+
+    fn read(&mut self) -> Result<(), CloseReason> {
+        for _ in 0..READS {
+            if self.memory.is_some() {
+                break;
+            }
+            match self.input.read(&mut self.wire) {
+                Ok(0) => return Err(self.lost()),
+                Ok(_) => {
+                    self.last_read = Instant::now();
+                    self.decode()?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return Err(self.lost()),
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self) -> Result<(), CloseReason> {
+        loop {
+            match self.codec.decode(&mut self.input.bytes) {
+                Ok(Answered::Reply { tag, mut reply }) => {
+                    reply.charge = self.input.take_charge();
+                    self.answer(tag, reply)?;
+                }
+                Ok(Answered::Control(answer)) => {
+                    self.input.take_charge();
+                    self.control(answer.as_deref().unwrap_or_default())?;
+                }
+                Ok(Answered::Closing) => {
+                    self.input.take_charge();
+                    self.retire(CloseReason::Closing);
+                }
+                Ok(Answered::More(need)) => break self.expect_more(need)?,
+                Err(fault) => return Err(self.desync(&fault)),
+            }
+        }
+        self.input.shrink();
+        Ok(())
+    }
+
+    fn answer(&mut self, tag: Option<Tag>, reply: Reply) -> Result<(), CloseReason> {
+        let Some(entry) = self.in_flight.answer(tag) else {
+            return Err(self.unasked(&reply.bytes));
+        };
+        self.replies += 1;
+        if entry.slot.finish(reply).is_err() {
+            self.shared.events.late_reply(&self.endpoint);
+        }
+        if self.stuck_until.take().is_some() {
+            self.seat.set_stuck(false);
+        }
+        if self.output.written() < entry.end {
+            // The rest of the request goes out for the sake of the others, and nothing after it.
+            self.retire(CloseReason::Early);
+        }
+        self.finished(Verdict::Replied);
+        Ok(())
+    }
+
+    fn finished(&mut self, verdict: Verdict) {
+        if self.in_flight.is_empty() {
+            self.idle_since = Instant::now();
+        }
+        self.seat.done(verdict);
+    }
+
+    fn control(&mut self, answer: &[u8]) -> Result<(), CloseReason> {
+        self.output.put(answer);
+        self.control += answer.len();
+        if self.control > MAX_CONTROL {
+            return Err(self.desync(&"heartbeats sent, their answers not read"));
+        }
+        Ok(())
+    }
+
+    /// What follows is the front of a message: of a reply, or of something nobody asked for.
+    fn expect_more(&mut self, need: Need) -> Result<(), CloseReason> {
+        let filled = self.input.bytes.len();
+        if self.in_flight.owed() == 0 && filled > 0 {
+            if !self.codec.speaks_unasked() {
+                let front = self.input.bytes.split().freeze();
+                return Err(self.unasked(&front));
+            }
+            if self.stray_until.is_none() {
+                self.stray_until = Some(Instant::now() + STRAY);
+                self.seat.rest(true);
+            }
+        } else if self.stray_until.take().is_some() {
+            self.seat.rest(false);
+        }
+        let max = self.shared.protocol.max_message();
+        match need.beyond(filled, self.input.limit(), max) {
+            Ok(None) => {}
+            Ok(Some(total)) => match self.shared.budget.try_charge(total, Purpose::Reply) {
+                Some(charge) => self.input.grow(total, charge),
+                None => {
+                    self.shared.events.memory_waited(total);
+                    self.memory = Some((total, self.shared.budget.charge(total, Purpose::Reply)));
+                }
+            },
+            Err(fault) => return Err(self.desync(&fault)),
+        }
+        Ok(())
+    }
+
+    fn desync(&mut self, fault: &dyn std::fmt::Display) -> CloseReason {
+        self.shared.events.desync(&self.endpoint, fault, &self.input.bytes);
+        CloseReason::Desync
+    }
+
+    fn unasked(&mut self, front: &[u8]) -> CloseReason {
+        if self.carried == 0 {
+            self.shared.events.speaks_first(&self.endpoint, front);
+        }
+        self.shared.events.desync(&self.endpoint, &"bytes that answer nothing", front);
+        CloseReason::Desync
+    }
+
+    // ---- take, encode, write
+
+    fn take(&mut self) {
+        while let Some(exchange) = self.seat.take() {
+            if exchange.slot.is_ended() {
+                self.seat.done(Verdict::Neutral);
+                continue;
+            }
+            let Some(tag) = self.in_flight.next_tag() else {
+                // Room is at most half the tags, so there is one as long as the connection is not retired.
+                self.retire(CloseReason::Requests);
+                self.seat.done(Verdict::Neutral);
+                continue;
+            };
+            self.codec.encode(&exchange.request, tag, &mut self.output);
+            self.carried += 1;
+            if exchange.first && self.carried > 1 {
+                self.shared.events.handshake_saved();
+            }
+            let now = Instant::now();
+            if self.in_flight.is_empty() {
+                self.owing_since = now;
+            }
+            if exchange.request.oneway {
+                self.in_flight.push_oneway(exchange.slot, tag, self.output.end());
+            } else {
+                self.in_flight.push(exchange.slot, tag, self.output.end(), now);
+            }
+            if self.carried == self.shared.settings.max_requests || !self.in_flight.has_tags() {
+                self.retire(CloseReason::Requests);
+            }
+        }
+    }
+
+    fn write(&mut self) -> Result<(), CloseReason> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let flushed = self.wire.try_flush(&mut self.output);
+        for slot in self.in_flight.written(self.output.written()) {
+            let _ = slot.sent();
+            self.finished(Verdict::Neutral);
+        }
+        if flushed.map_err(|_| self.lost())? {
+            self.control = 0;
+        }
+        Ok(())
+    }
+
+    // ---- time
+
+    fn retire(&mut self, reason: CloseReason) {
+        if self.retiring.is_none() {
+            self.retiring = Some(reason);
+            self.seat.retire();
+        }
+    }
+
+    fn keep_time(&mut self, now: Instant) -> Result<(), CloseReason> {
+        if self.stray_until.is_some_and(|until| now >= until) {
+            let front = self.input.bytes.split().freeze();
+            return Err(self.unasked(&front));
+        }
+        match self.back.phase() {
+            Phase::Running if now >= self.retire_at => self.retire(CloseReason::Lifetime),
+            Phase::Running => {}
+            Phase::Draining => self.retire(CloseReason::Shutdown),
+            Phase::Stopped => return Err(CloseReason::Shutdown),
+        }
+        if self.in_flight.owed() > 0 {
+            self.keep_owed(now)?;
+        } else if self.idle_since + self.shared.settings.idle_timeout <= now && self.in_flight.is_empty() {
+            self.idle_since = now;
+            if self.retiring.is_none() && self.seat.retire_if_spare() {
+                self.retiring = Some(CloseReason::Idle);
+            }
+        }
+        match self.retiring {
+            Some(CloseReason::Early) if self.in_flight.is_empty() => Err(CloseReason::Early),
+            Some(reason) if self.in_flight.owes_nobody() && self.output.is_empty() => Err(reason),
+            Some(CloseReason::Stalled) if self.in_flight.owes_nobody() => Err(CloseReason::Stalled),
+            _ => Ok(()),
+        }
+    }
+
+    /// Timeouts tear nothing that others use: see the table of modes in the README.
+    fn keep_owed(&mut self, now: Instant) -> Result<(), CloseReason> {
+        self.in_flight.expire(now);
+        let stall = self.shared.settings.stall;
+        let since = self.in_flight.oldest().map_or(now, |e| e.since);
+        if since + stall <= now {
+            if self.shared.mode != Mode::Multiplex {
+                return Err(CloseReason::Stalled);
+            }
+            self.retire(CloseReason::Stalled);
+        }
+        if self.quiet_since() + stall <= now {
+            return Err(CloseReason::Stalled);
+        }
+        if self.stuck_until.is_none() && self.stuck_at().is_some_and(|at| at <= now) {
+            self.stuck_until = Some(now + GRACE);
+            self.seat.set_stuck(true);
+        }
+        match self.stuck_until {
+            Some(until) if until <= now || self.seat.gives_way() => Err(CloseReason::Stalled),
+            _ => Ok(()),
+        }
+    }
+
+    /// Since when no byte has come although something is owed.
+    fn quiet_since(&self) -> Instant {
+        self.last_read.max(self.owing_since)
+    }
+
+    /// When everything there is room for will be owed to nobody.
+    fn stuck_at(&self) -> Option<Instant> {
+        (self.in_flight.owed() >= self.shared.room).then(|| self.in_flight.last_deadline()).flatten()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let settings = &self.shared.settings;
+        let retire = self.retiring.is_none().then_some(self.retire_at);
+        let rest = if let Some(oldest) = self.in_flight.oldest() {
+            let stalled = match self.retiring {
+                None => Some(oldest.since + settings.stall),
+                Some(_) => self.in_flight.last_open_deadline(),
+            };
+            let stuck = self.stuck_until.or_else(|| self.stuck_at());
+            [Some(self.quiet_since() + settings.stall), stalled, stuck]
+        } else {
+            [self.retiring.is_none().then_some(self.idle_since + settings.idle_timeout), None, None]
+        };
+        rest.into_iter().chain([retire, self.stray_until]).flatten().min()
+    }
+
+    // ---- end
+
+    async fn close(mut self, reason: CloseReason) {
+        let owed = self.in_flight.owed();
+        let clean = self.in_flight.is_empty() && self.output.is_empty() && self.input.bytes.is_empty();
+        let refusal = if reason == CloseReason::Desync { Refusal::Desync } else { Refusal::Lost };
+        for slot in self.in_flight.drain() {
+            let late = slot.deadline() <= Instant::now();
+            let _ = slot.refuse(if late { Refusal::Timeout } else { refusal.clone() });
+            self.seat.done(Verdict::Failed);
+        }
+        self.shared.events.connection_closed(&self.endpoint, reason, self.carried, owed);
+        // Before the close, which may take a moment: whoever waits is not to wait for this one.
+        drop(self.seat);
+        match reason {
+            CloseReason::Peer => self.wire.close(Close::Fin, CLOSE_PATIENCE).await,
+            CloseReason::Desync | CloseReason::Lost | CloseReason::Stalled | CloseReason::Early => {
+                self.wire.reset()
+            }
+            _ if clean => self.wire.close(Close::FinReset, CLOSE_PATIENCE).await,
+            _ => self.wire.reset(),
+        }
+    }
 }

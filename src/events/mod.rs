@@ -5,7 +5,9 @@
 //! faults cannot become a flood of lines.
 
 mod limit;
+pub mod log;
 pub mod meter;
+pub mod process;
 
 use std::fmt;
 use std::time::Duration;
@@ -87,6 +89,8 @@ label! {
         Lost = "lost",
         /// The server said that it will close.
         Closing = "closing",
+        /// The server replied before it had the whole request.
+        Early = "early",
         /// The server broke the protocol.
         Desync = "desync",
         /// It owed a reply for too long.
@@ -191,7 +195,7 @@ struct Limits {
 }
 
 /// Times of an exchange, for [`Upstream::ended`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
     /// From admission to the end.
     pub total: Duration,

@@ -1,10 +1,28 @@
-//! A pool: a queue and the connections that take from it. Placeholder of the contract.
+//! A pool: a queue, the connections that take from it, and the keeper that opens them.
+//!
+//! Sessions come here with requests and leave with a ticket each. Whatever the pool cannot do, it says
+//! through that ticket.
 
+mod keeper;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::connection;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::connection::{self, Connector};
+use crate::events;
+use crate::exchange::{self, Ticket};
+use crate::lifecycle::{Phase, Watch};
 use crate::net::Address;
-use crate::protocol::Mode;
+use crate::protocol::{Mode, Protocol, Refusal, Request};
+use crate::queue::{self, Figures, Queue};
+use crate::wire::Budget;
+pub use keeper::Keeper;
+
+/// In flight on every connection when a multiplexing pool opens another one.
+const GROW_AT_MULTIPLEX: usize = 16;
 
 /// What a pool needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,3 +48,126 @@ pub struct Settings {
     /// What each connection needs to know.
     pub connection: connection::Settings,
 }
+
+/// The pool of one upstream.
+#[derive(Debug)]
+pub struct Pool {
+    settings: Settings,
+    queue: Arc<Queue>,
+    events: Arc<events::Upstream>,
+    back: Watch,
+    floor: watch::Sender<bool>,
+}
+
+impl Pool {
+    /// A pool and its keeper, which must run for the pool to have connections.
+    pub fn new(
+        settings: Settings,
+        protocol: Arc<dyn Protocol>,
+        events: Arc<events::Upstream>,
+        budget: Budget,
+        back: Watch,
+        connector: Arc<dyn Connector>,
+    ) -> (Arc<Self>, Keeper) {
+        let room = match settings.mode {
+            Mode::Exclusive => 1,
+            Mode::Pipeline | Mode::Multiplex => settings.max_in_flight,
+        };
+        let grow_at = if settings.mode == Mode::Multiplex { GROW_AT_MULTIPLEX.min(room) } else { 1 };
+        let queue = Queue::new(queue::Settings {
+            endpoints: settings.endpoints.len(),
+            max_waiting: settings.max_waiting,
+            room,
+            grow_at,
+            min_connections: settings.min_connections,
+        });
+        let shared = Arc::new(connection::Shared {
+            settings: settings.connection.clone(),
+            mode: settings.mode,
+            room,
+            protocol,
+            events: events.clone(),
+            budget,
+            back: back.clone(),
+        });
+        let pool = Arc::new(Self { settings, queue, events, back, floor: watch::Sender::new(false) });
+        let keeper = Keeper::new(pool.clone(), shared, connector);
+        (pool, keeper)
+    }
+
+    /// Takes a request in: it waits for a connection, or is given to one, or is refused. `first` says that
+    /// its client has sent none before.
+    pub fn admit(&self, request: Request, first: bool) -> Ticket {
+        let now = Instant::now();
+        let deadline = now + self.settings.request_timeout;
+        let (exchange, ticket) = exchange::open(request, first, now, deadline, &self.events);
+        if self.back.phase() == Phase::Running {
+            self.queue.push(exchange);
+        } else {
+            let _ = exchange.slot.refuse(Refusal::Draining);
+        }
+        ticket
+    }
+
+    /// Ends the exchange if its time is up; returns when to look again.
+    pub fn expire(&self, ticket: &Ticket, now: Instant) -> Instant {
+        let deadline = ticket.deadline();
+        if now >= deadline {
+            self.end(ticket, Refusal::Timeout);
+            return deadline;
+        }
+        if ticket.waiting().is_none() {
+            return deadline;
+        }
+        let patience = ticket.admitted() + self.settings.acquire_timeout;
+        if now >= patience {
+            self.end(ticket, Refusal::AcquireTimeout);
+        }
+        patience.min(deadline)
+    }
+
+    fn end(&self, ticket: &Ticket, refusal: Refusal) {
+        let _ = ticket.refuse(refusal);
+        self.queue.withdraw(ticket);
+    }
+
+    /// Ends the exchange because its client is gone.
+    pub fn abandon(&self, ticket: &Ticket) {
+        let _ = ticket.abandon();
+        self.queue.withdraw(ticket);
+    }
+
+    /// Whether the warm floor has stood once.
+    pub fn has_stood(&self) -> bool {
+        *self.floor.borrow()
+    }
+
+    /// Waits until the warm floor has stood once. Cancel-safe.
+    pub async fn stood(&self) {
+        // The sender lives in `self`, so it cannot be gone.
+        let _ = self.floor.subscribe().wait_for(|stood| *stood).await;
+    }
+
+    /// What the pool was made from.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Figures for metrics.
+    pub fn figures(&self) -> Figures {
+        self.queue.figures()
+    }
+
+    /// The endpoints, and whether the last attempt to reach each succeeded.
+    pub fn endpoints(&self) -> Vec<(String, bool)> {
+        self.settings.endpoints.iter().map(ToString::to_string).zip(self.queue.endpoints_up()).collect()
+    }
+
+    /// Where this upstream counts and logs.
+    pub fn events(&self) -> &Arc<events::Upstream> {
+        &self.events
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,23 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::{Charge, Output};
 
+/// The default of `max_message`, in bytes.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// An option of a protocol that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}; {remedy}")]
+pub struct SettingsError {
+    /// The option as a path of keys from the protocol's own table; the items of a list go by their place,
+    /// from 0: `oneway.2.mask`. What may be written as a list or as its only item is a list here:
+    /// `length.0.size`.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What would do.
+    pub remedy: String,
+}
+
 /// How a pool shares its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
@@ -126,6 +143,22 @@ pub enum Need {
     /// The message, counted from the front of the input, is this many bytes long. Never more than
     /// the protocol's `max_message`.
     Total(usize),
+}
+
+impl Need {
+    /// The size a buffer must grow to that holds `filled` bytes and may hold `limit`; `None` if it is large
+    /// enough for the next read.
+    ///
+    /// # Errors
+    /// [`Malformed::TooLarge`] if `max` bytes are there and still no end.
+    pub fn beyond(self, filled: usize, limit: usize, max: usize) -> Result<Option<usize>, Malformed> {
+        match self {
+            Self::Total(total) if total > limit => Ok(Some(total)),
+            Self::Unknown if filled >= max => Err(Malformed::TooLarge(filled as u64)),
+            Self::Unknown if filled >= limit => Ok(Some(limit.saturating_mul(2).min(max))),
+            _ => Ok(None),
+        }
+    }
 }
 
 /// Why bytes are not a message. What follows them cannot be understood either.
@@ -242,4 +275,9 @@ pub trait Upstream: fmt::Debug + Send {
 
     /// Takes one message off the front of `input`. The rules of [`Downstream::decode`] hold.
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed>;
+
+    /// Whether a server may send messages that answer nothing, such as heartbeats.
+    fn speaks_unasked(&self) -> bool {
+        false
+    }
 }

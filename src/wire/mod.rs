@@ -1,7 +1,302 @@
-//! Both directions of a socket, and the buffers beside it.
+//! Both directions of a connection, over TCP, a unix socket or an in-memory pair, and the buffers beside
+//! it. Reading and writing never wait by themselves: a task tries, and waits once for all it wants.
 
 pub mod budget;
+mod input;
+pub mod memory;
 mod output;
 
-pub use budget::{Budget, Charge, Purpose};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep};
+
+pub use crate::net::Interest;
+use crate::net::Stream;
+pub use budget::{Budget, Charge, Charging, Purpose};
+pub use input::Input;
 pub use output::Output;
+
+/// Bytes read at a time into no buffer in particular: what a client may send ahead of its turn.
+pub const CHUNK: usize = budget::FREE;
+/// The most that is read and thrown away before a close.
+const DISCARD: usize = 256 * 1024;
+/// First and longest pause between two looks at what the peer has not acknowledged yet.
+const DRAIN_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// How to close a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// FIN. The peer may keep no state; we keep TIME_WAIT if it has not closed first.
+    Fin,
+    /// FIN, and RST before the peer's FIN: it reads a clean end, and nobody keeps TIME_WAIT. Only for an
+    /// exchange that is over.
+    FinReset,
+    /// RST: after the peer's FIN, or because of an error.
+    Reset,
+}
+
+/// A connection. Dropping it closes it with FIN.
+#[derive(Debug)]
+pub struct Wire {
+    end: End,
+    /// Counts the socket in a cap; declared last, so it is given back after the close.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+enum End {
+    Net(Stream),
+    Memory(memory::Pipe),
+}
+
+impl From<Stream> for Wire {
+    fn from(stream: Stream) -> Self {
+        Self { end: End::Net(stream), permit: None }
+    }
+}
+
+impl From<memory::Pipe> for Wire {
+    fn from(pipe: memory::Pipe) -> Self {
+        Self { end: End::Memory(pipe), permit: None }
+    }
+}
+
+impl Wire {
+    /// Holds `permit` until the socket is closed.
+    #[must_use]
+    pub fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+
+    /// Reads what is there. 0 is the peer's end.
+    pub fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.end {
+            End::Net(stream) => stream.try_read(into),
+            End::Memory(pipe) => pipe.try_read(into),
+        }
+    }
+
+    /// Reads at the end of `into`, at most `limit` bytes. 0 is the peer's end.
+    pub fn try_read_buf(&mut self, into: &mut BytesMut, limit: usize) -> io::Result<usize> {
+        match &mut self.end {
+            End::Net(stream) => stream.try_read_buf(into, limit),
+            End::Memory(pipe) => {
+                let mut scratch = [0; CHUNK];
+                let read = pipe.try_read(&mut scratch[..limit.min(CHUNK)])?;
+                into.extend_from_slice(&scratch[..read]);
+                Ok(read)
+            }
+        }
+    }
+
+    fn try_write(&mut self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+        match &mut self.end {
+            End::Net(stream) => stream.try_write(slices, more),
+            End::Memory(pipe) => pipe.try_write(slices),
+        }
+    }
+
+    /// Writes of `output` what the kernel takes now. True if it took everything.
+    pub fn try_flush(&mut self, output: &mut Output) -> io::Result<bool> {
+        self.flush(output, false)
+    }
+
+    /// As [`Wire::try_flush`], before a close that follows at once: the last bytes and the FIN can go out
+    /// together, so the peer wakes once and finds both.
+    pub fn try_flush_last(&mut self, output: &mut Output) -> io::Result<bool> {
+        self.flush(output, true)
+    }
+
+    fn flush(&mut self, output: &mut Output, more: bool) -> io::Result<bool> {
+        while !output.is_empty() {
+            match output.write_once(|slices| self.try_write(slices, more)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Completes when a read or write may succeed.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<()>> {
+        match &mut self.end {
+            End::Net(stream) => stream.poll_ready(cx, interest),
+            End::Memory(pipe) => pipe.poll_ready(cx, interest),
+        }
+    }
+
+    /// Waits until a read or write may succeed; for ever if `interest` is empty. Cancel-safe.
+    pub async fn ready(&mut self, interest: Interest) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_ready(cx, interest)).await
+    }
+
+    /// Whether the peer has acknowledged every byte.
+    pub fn is_drained(&self) -> bool {
+        match &self.end {
+            End::Net(stream) => stream.unacknowledged() == 0,
+            End::Memory(pipe) => pipe.is_drained(),
+        }
+    }
+
+    /// The peer for log lines.
+    pub fn peer(&self) -> String {
+        match &self.end {
+            End::Net(stream) => stream.peer(),
+            End::Memory(_) => "memory".into(),
+        }
+    }
+
+    /// Sends FIN; reading goes on.
+    pub fn shut_down(&mut self) {
+        match &mut self.end {
+            End::Net(stream) => stream.shut_down(),
+            End::Memory(pipe) => pipe.shut_down(),
+        }
+    }
+
+    /// Closes. Waits up to `patience` for the peer to acknowledge what was written, where an RST could
+    /// overtake it; a peer that does not is left to the kernel with a plain FIN.
+    pub async fn close(mut self, how: Close, patience: Duration) {
+        if how == Close::Reset {
+            return self.reset();
+        }
+        // Unread bytes would turn any close into an RST that destroys what we wrote last.
+        self.discard();
+        if how == Close::Fin {
+            return;
+        }
+        if let Some(waiting) = self.finish_and_reset()
+            && waiting.drained_within(patience).await
+        {
+            waiting.reset();
+        }
+    }
+
+    /// FIN+RST, or FIN alone if the peer must be waited for.
+    fn finish_and_reset(self) -> Option<Self> {
+        // Taken apart, so that the permit is given back after the close.
+        let Self { end, permit } = self;
+        match end {
+            End::Net(stream) => {
+                stream.finish_and_reset().map(|stream| Self { end: End::Net(stream), permit })
+            }
+            End::Memory(mut pipe) => {
+                pipe.shut_down();
+                (!pipe.is_drained()).then_some(Self { end: End::Memory(pipe), permit })
+            }
+        }
+    }
+
+    /// Sends FIN and waits for the peer's, throwing away what comes before it. For a peer that was told
+    /// why it is cut off while it may still be sending: closing at once would destroy the message.
+    pub async fn linger(mut self, patience: Duration) {
+        self.shut_down();
+        let gone = async {
+            let mut left = DISCARD;
+            let mut scratch = [0; CHUNK];
+            while left > 0 {
+                match self.try_read(&mut scratch) {
+                    Ok(0) => return,
+                    Ok(read) => left = left.saturating_sub(read),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        if self.ready(Interest { read: true, write: false }).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(patience, gone).await;
+    }
+
+    /// Closes with RST, now.
+    pub fn reset(self) {
+        // Taken apart, so that the permit is given back after the close.
+        let Self { end, permit } = self;
+        match end {
+            End::Net(stream) => stream.reset(),
+            End::Memory(pipe) => pipe.reset(),
+        }
+        drop(permit);
+    }
+
+    /// Reads and throws away what is there, up to a bound. Returns the bytes thrown away.
+    fn discard(&mut self) -> usize {
+        let mut scratch = [0; CHUNK];
+        let mut total = 0;
+        while total < DISCARD {
+            match self.try_read(&mut scratch) {
+                Ok(read) if read > 0 => total += read,
+                _ => break,
+            }
+        }
+        total
+    }
+
+    async fn drained_within(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let (mut pause, longest) = DRAIN_PAUSE;
+        while !self.is_drained() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+        true
+    }
+}
+
+/// For libraries that want tokio's traits: the admin server, and tests.
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            match self.try_read(buf.initialize_unfilled()) {
+                Ok(read) => {
+                    buf.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_ready(cx, Interest { read: true, write: false }))?;
+                }
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            match self.try_write(&[IoSlice::new(buf)], false) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_ready(cx, Interest { read: false, write: true }))?;
+                }
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shut_down();
+        Poll::Ready(Ok(()))
+    }
+}

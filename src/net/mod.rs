@@ -1,9 +1,21 @@
 //! Kernel sockets: addresses, listening, accepting, connecting, closing. The only module that names
 //! `tokio::net` and the only one with unsafe code.
 
+mod connect;
+mod limits;
+mod listen;
+mod stream;
+
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
+
+pub use connect::connect;
+pub use limits::{open_fds, raise_fd_limit};
+pub use listen::{BACKLOG, Listener};
+pub use stream::{Interest, Stream};
 
 /// Where to listen or connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +65,7 @@ impl FromStr for Address {
         let (host, port) = text.rsplit_once(':').ok_or_else(|| BadAddress::NoPort(text.into()))?;
         let number = port.parse().map_err(|_| BadAddress::Port(port.into()))?;
         let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => inner,
+            Some(inner) if inner.parse::<Ipv6Addr>().is_ok() => inner,
             Some(_) => return Err(BadAddress::Brackets),
             None if host.contains([':', '[', ']']) => return Err(BadAddress::Brackets),
             None if host.is_empty() => return Err(BadAddress::NoHost(text.into())),
@@ -79,7 +91,7 @@ impl Address {
         match self {
             Self::Unix(_) => true,
             Self::Tcp { host, .. } => {
-                host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
             }
         }
     }
@@ -100,9 +112,54 @@ pub struct Tuning {
     /// `TCP_NODELAY`.
     pub nodelay: bool,
     /// Time between keepalive probes; `None` = off.
-    pub keepalive: Option<std::time::Duration>,
+    pub keepalive: Option<Duration>,
     /// `TCP_USER_TIMEOUT`; `None` = the kernel's.
-    pub user_timeout: Option<std::time::Duration>,
+    pub user_timeout: Option<Duration>,
     /// Source address of connections.
-    pub source: Option<std::net::IpAddr>,
+    pub source: Option<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_a_round_trip() {
+        for text in ["127.0.0.1:7000", "localhost:0", "[::1]:65535", "a-b.internal:9090", "unix:/run/w.sock"]
+        {
+            assert_eq!(text.parse::<Address>().map(|a| a.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn bad_addresses_say_what_is_wrong() {
+        for (text, error) in [
+            ("localhost", BadAddress::NoPort("localhost".into())),
+            ("localhost:http", BadAddress::Port("http".into())),
+            ("localhost:65536", BadAddress::Port("65536".into())),
+            (":7000", BadAddress::NoHost(":7000".into())),
+            ("::1:7000", BadAddress::Brackets),
+            ("[localhost]:7000", BadAddress::Brackets),
+            ("unix:", BadAddress::Path),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(error), "{text}");
+        }
+        assert_eq!(format!("unix:/{}", "x".repeat(107)).parse::<Address>(), Err(BadAddress::Path));
+    }
+
+    #[test]
+    fn only_this_machine_is_local() {
+        for (text, local) in [
+            ("127.8.9.1:1", true),
+            ("[::1]:1", true),
+            ("localhost:1", true),
+            ("unix:/x", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.1:1", false),
+            ("localhost.evil.example:1", false),
+        ] {
+            assert_eq!(text.parse::<Address>().map(|a| a.is_local()), Ok(local), "{text}");
+        }
+    }
 }

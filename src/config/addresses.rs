@@ -1,0 +1,182 @@
+//! Where to listen and where to connect: what addresses a file may give for which purpose.
+//!
+//! Invariant: no two listeners want the same socket, and none is reachable from elsewhere unless the file
+//! says so. Used by `check` and `upstream`.
+
+use std::net::IpAddr;
+
+use super::file::{self, Endpoint, List};
+use super::report::Report;
+use super::units::Text;
+use crate::admin;
+use crate::net::Address;
+
+/// Addresses of one listener.
+const MAX_LISTEN: usize = 16;
+/// Endpoints of one upstream.
+const MAX_ENDPOINTS: usize = 256;
+
+/// The addresses that are listened on, with the key that gave them.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    taken: Vec<(Address, String)>,
+}
+
+impl Addresses {
+    /// The admin endpoint.
+    pub(super) fn admin(&mut self, report: &mut Report<'_>, it: file::Admin) -> Option<admin::Settings> {
+        let at = &["admin"];
+        let Some(List(listen)) = it.listen else {
+            return report.missing(at, "listen", "\"unix:/run/warmline/admin.sock\"");
+        };
+        let local = "the admin endpoint is for this host: write a unix socket or a loopback address";
+        let addresses = self.take(report, at, listen, Some(local));
+        Some(admin::Settings { addresses })
+    }
+
+    /// The addresses of an upstream's listener; `expose` allows any.
+    pub(super) fn listen(
+        &mut self,
+        report: &mut Report<'_>,
+        at: &[&str],
+        it: Option<List<Text<Address>>>,
+        expose: bool,
+    ) -> Option<Vec<Address>> {
+        let Some(List(listen)) = it else {
+            return report.missing(at, "listen", "\"127.0.0.1:7600\"");
+        };
+        let local = "write a loopback address, or `expose = true` if others may connect";
+        Some(self.take(report, at, listen, (!expose).then_some(local)))
+    }
+
+    /// Checks addresses to listen on. `local` says what would do instead of one that others can reach.
+    fn take(
+        &mut self,
+        report: &mut Report<'_>,
+        at: &[&str],
+        listen: Vec<Text<Address>>,
+        local: Option<&str>,
+    ) -> Vec<Address> {
+        if !(1..=MAX_LISTEN).contains(&listen.len()) {
+            let message = format!("{} addresses to listen on", listen.len());
+            report.wrong(at, "listen", message, format!("write 1 to {MAX_LISTEN}"));
+        }
+        for (place, Text(address)) in listen.iter().enumerate().take(MAX_LISTEN) {
+            let key = format!("listen.{place}");
+            if !is_bindable(address) {
+                let message = format!("`{address}` is no address of this host");
+                report.wrong(
+                    at,
+                    &key,
+                    message,
+                    "write an IP address, `localhost` or `unix:/path`".to_owned(),
+                );
+            } else if let Some(local) = local
+                && !address.is_local()
+            {
+                report.wrong(at, &key, format!("`{address}` can be reached by others"), local.to_owned());
+            }
+            let twice = self.taken.iter().find(|(other, _)| clash(other, address));
+            if let Some((_, by)) = twice {
+                report.wrong(at, &key, format!("`{address}` clashes with `{by}`"), None);
+            }
+            self.taken.push((address.clone(), format!("{}.listen", at.join("."))));
+        }
+        listen.into_iter().map(|Text(address)| address).collect()
+    }
+}
+
+/// The endpoints of an upstream that listens on `listen`.
+pub(super) fn endpoints(
+    report: &mut Report<'_>,
+    at: &[&str],
+    it: Option<List<Endpoint>>,
+    listen: &[Address],
+) -> Option<Vec<Address>> {
+    let Some(List(endpoints)) = it else {
+        return report.missing(at, "endpoints", "[\"127.0.0.1:9090\"]");
+    };
+    let endpoints: Vec<_> = endpoints.into_iter().map(|it| it.address).collect();
+    if !(1..=MAX_ENDPOINTS).contains(&endpoints.len()) {
+        let message = format!("{} endpoints", endpoints.len());
+        report.wrong(at, "endpoints", message, format!("write 1 to {MAX_ENDPOINTS}"));
+        return None;
+    }
+    for (place, endpoint) in endpoints.iter().enumerate() {
+        let key = format!("endpoints.{place}.address");
+        if matches!(endpoint, Address::Tcp { port: 0, .. }) {
+            report.wrong(at, &key, "nothing can be reached at port 0", None);
+        }
+        if endpoints[..place].contains(endpoint) {
+            report.wrong(at, &key, format!("`{endpoint}` is given twice"), None);
+        }
+        if listen.iter().any(|listen| clash(listen, endpoint)) {
+            let message = format!("`{endpoint}` is where this upstream listens: it would call itself");
+            report.wrong(at, &key, message, None);
+        }
+    }
+    Some(endpoints)
+}
+
+/// Whether a socket can listen there without a name being looked up.
+fn is_bindable(address: &Address) -> bool {
+    match address {
+        Address::Unix(_) => true,
+        Address::Tcp { host, .. } => host == "localhost" || host.parse::<IpAddr>().is_ok(),
+    }
+}
+
+/// Whether two listeners cannot have these addresses at the same time.
+fn clash(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Unix(one), Address::Unix(other)) => one == other,
+        (Address::Tcp { host: one, port }, Address::Tcp { host: other, port: other_port }) => {
+            let same = |one: &IpAddr, other: &IpAddr| {
+                let any = one.is_unspecified() || other.is_unspecified();
+                one == other || any && one.is_ipv4() == other.is_ipv4()
+            };
+            let (one, other) = (ips(one), ips(other));
+            *port != 0
+                && port == other_port
+                && one.iter().any(|one| other.iter().any(|other| same(one, other)))
+        }
+        _ => false,
+    }
+}
+
+/// The addresses a host stands for without being looked up.
+fn ips(host: &str) -> Vec<IpAddr> {
+    if host == "localhost" {
+        return vec![std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
+    }
+    host.parse().into_iter().collect()
+}
+
+/// The listening sockets of `addresses`.
+pub(super) fn sockets(addresses: &[Address]) -> usize {
+    let of = |address: &Address| match address {
+        Address::Tcp { host, .. } if host == "localhost" => 2,
+        _ => 1,
+    };
+    addresses.iter().map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_that_cannot_be_at_the_same_time() {
+        let clashes = |one: &str, other: &str| clash(&one.parse().unwrap(), &other.parse().unwrap());
+        assert!(clashes("127.0.0.1:80", "127.0.0.1:80"));
+        assert!(clashes("localhost:80", "127.0.0.1:80"));
+        assert!(clashes("[::1]:80", "localhost:80"));
+        assert!(clashes("0.0.0.0:80", "127.0.0.1:80"));
+        assert!(clashes("unix:/a", "unix:/a"));
+        assert!(!clashes("127.0.0.1:80", "127.0.0.1:81"));
+        assert!(!clashes("127.0.0.1:0", "127.0.0.1:0"));
+        assert!(!clashes("127.0.0.1:80", "127.0.0.2:80"));
+        assert!(!clashes("0.0.0.0:80", "[::1]:80"));
+        assert!(!clashes("unix:/a", "unix:/b"));
+    }
+}

@@ -1,0 +1,104 @@
+//! Makes a plan of a file: the parts that are not an upstream's own.
+//!
+//! Invariant: every number in a plan is bounded, so that no file can ask for more than a host has.
+//! Called by `Plan::new`; what an upstream may be is in `upstream`.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::addresses::Addresses;
+use super::error::{Error, Source};
+use super::plan::{Limits, Log, Plan, Upstream};
+use super::report::Report;
+use super::units::{Count, Text};
+use super::{file, upstream, words};
+use crate::events::log::{self, Format};
+
+const MAX_UPSTREAMS: usize = 256;
+/// The most that `max_clients` may be, here and in an upstream.
+pub(super) const MAX_CLIENTS: usize = 1_000_000;
+/// In bytes.
+const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
+/// The longest `level`, in bytes.
+const MAX_LEVEL: usize = 1000;
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// The plan of a file.
+pub(super) fn plan(file: file::File, source: &Source) -> Result<Plan, Vec<Error>> {
+    let report = &mut Report::new(source);
+    let addresses = &mut Addresses::default();
+    let shutdown = file.shutdown.unwrap_or_default();
+    let limits = limits(report, &file.limits.unwrap_or_default());
+    let plan = Plan {
+        log: log(report, file.log.unwrap_or_default()),
+        admin: file.admin.and_then(|admin| addresses.admin(report, admin)),
+        drain_timeout: report.time(
+            &["shutdown"],
+            "drain_timeout",
+            shutdown.drain_timeout,
+            Duration::from_secs(25),
+        ),
+        upstreams: upstreams(
+            report,
+            addresses,
+            &limits,
+            &file.defaults.unwrap_or_default(),
+            file.upstreams.unwrap_or_default(),
+        ),
+        limits,
+    };
+    let errors = report.finish();
+    if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+fn log(report: &mut Report<'_>, written: file::Log) -> Log {
+    let at = &["log"];
+    let level = written.level.map_or_else(|| "info".to_owned(), |Text(level)| level);
+    if level.len() > MAX_LEVEL {
+        report.wrong(at, "level", format!("`level` is longer than {MAX_LEVEL} bytes"), None);
+    } else if !level.contains(['=', ',']) && !LEVELS.contains(&level.as_str()) {
+        // A bare word that is no level would name a module, and nothing would be logged.
+        let (message, help) = words::unknown("level", &level, &LEVELS);
+        report.wrong(at, "level", message, help);
+    } else if let Err(error) = log::check(&level) {
+        let help = "write a level as in \"info\", or directives as in \"info,warmline::pool=debug\"";
+        report.wrong(at, "level", error.to_string(), help.to_owned());
+    }
+    Log { level, format: written.format.map_or(Format::Auto, |Text(format)| format) }
+}
+
+fn limits(report: &mut Report<'_>, written: &file::Limits) -> Limits {
+    let at = &["limits"];
+    if let Some(Count(workers)) = written.workers
+        && workers != 1
+    {
+        let message = format!("`workers` cannot be {workers}: this version runs on one thread");
+        report.wrong(at, "workers", message, "write 1 or leave it out".to_owned());
+    }
+    Limits {
+        max_clients_is_explicit: written.max_clients.is_some(),
+        max_clients: report.count(at, "max_clients", written.max_clients, 10_000, 1..=MAX_CLIENTS),
+        memory: report.size(at, "memory", written.memory, 256 << 20, MEMORY),
+    }
+}
+
+fn upstreams(
+    report: &mut Report<'_>,
+    addresses: &mut Addresses,
+    limits: &Limits,
+    defaults: &file::Defaults,
+    written: std::collections::BTreeMap<String, file::Upstream>,
+) -> Vec<Upstream> {
+    let at = &["upstreams"];
+    if written.is_empty() {
+        let help = "write a table `[upstreams.NAME]` with `listen`, `endpoints` and `protocol`";
+        report.wrong(at, "", "there is no upstream", help.to_owned());
+    }
+    if written.len() > MAX_UPSTREAMS {
+        let message = format!("{} upstreams are more than {MAX_UPSTREAMS}", written.len());
+        report.wrong(at, "", message, None);
+        return Vec::new();
+    }
+    let mut one = |(name, it)| upstream::upstream(report, addresses, limits, defaults, name, it);
+    written.into_iter().filter_map(&mut one).collect()
+}

@@ -1,0 +1,438 @@
+//! What may be written in a configuration file: each table is a struct, each key a field.
+//!
+//! Invariant: what is not named here is refused by serde with its place. Everything is optional here;
+//! what is required, the defaults and the ranges are in `check`. Read by `check` only.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::units::{Count, Permissions, Size, Text};
+use crate::events::log::Format;
+use crate::frame::Endian;
+use crate::net::Address;
+use crate::protocol::{Mode, frame};
+use crate::session::ClientClose;
+
+/// A table in which every key is optional.
+pub(super) trait Table: Sized {
+    /// Its keys.
+    const KEYS: &[&str];
+
+    /// What is absent here is taken from `defaults`.
+    fn or(self, defaults: &Self) -> Self;
+}
+
+/// Defines tables.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$key_doc:meta])* $key:ident: $type:ty,)* })*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, serde::Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name { $($(#[$key_doc])* pub $key: Option<$type>,)* }
+
+        impl Table for $name {
+            const KEYS: &[&str] = &[$(stringify!($key)),*];
+
+            fn or(self, defaults: &Self) -> Self {
+                Self { $($key: self.$key.or_else(|| defaults.$key.clone()),)* }
+            }
+        }
+    )* };
+}
+
+tables! {
+    /// The whole file.
+    File {
+        /// How to log.
+        log: Log,
+        /// The admin endpoint; off where the table is absent.
+        admin: Admin,
+        /// How to go down.
+        shutdown: Shutdown,
+        /// Bounds of the whole process.
+        limits: Limits,
+        /// Tables of an upstream, given once for all of them.
+        defaults: Defaults,
+        /// The upstreams by name: 1 to 64 letters, digits, `_` and `-`.
+        upstreams: BTreeMap<String, Upstream>,
+    }
+
+    /// `[log]`
+    Log {
+        /// An env-filter directive; default `"info"`.
+        level: Text<String>,
+        /// `"auto"` (pretty on a terminal, else json), `"pretty"` or `"json"`; default `"auto"`.
+        format: Text<Format>,
+    }
+
+    /// `[admin]`
+    Admin {
+        /// Where to listen: a unix socket or a loopback address, or a list; required.
+        listen: List<Text<Address>>,
+    }
+
+    /// `[shutdown]`
+    Shutdown {
+        /// Longest time for a graceful shutdown; default `"25s"`.
+        drain_timeout: Text<Duration>,
+    }
+
+    /// `[limits]`
+    Limits {
+        /// Clients over all listeners; default 10000, lowered where the fd limit is less.
+        max_clients: Count,
+        /// Byte budget of all buffers; default `"256MiB"`.
+        memory: Text<Size>,
+        /// Threads; only 1 works in this version.
+        workers: Count,
+    }
+
+    /// `[defaults]`
+    Defaults {
+        /// For `[upstreams.NAME.pool]`.
+        pool: Pool,
+        /// For `[upstreams.NAME.timeouts]`.
+        timeouts: Timeouts,
+        /// For `[upstreams.NAME.sockets]`.
+        sockets: Sockets,
+        /// For `[upstreams.NAME.preamble]`.
+        preamble: Preamble,
+        /// For `[upstreams.NAME.access]`.
+        access: Access,
+    }
+
+    /// `[upstreams.NAME]`
+    Upstream {
+        /// `"127.0.0.1:7601"`, `"localhost:7601"` (both families), `"unix:/path"`, or a list; required.
+        listen: List<Text<Address>>,
+        /// Allows addresses that are not loopback; default false.
+        expose: bool,
+        /// `"host:port"`, `"unix:/path"` or `{ address = "..." }`, or a list; required.
+        endpoints: List<Endpoint>,
+        /// `"line"`, a preset of `frame` as in `"netty4"`, or a table with options; required.
+        protocol: Protocol,
+        /// Readiness waits for it; default true.
+        required: bool,
+        /// Clients at a time; at the cap the one idle longest is closed first; default 10000.
+        max_clients: Count,
+        /// How connections are pooled.
+        pool: Pool,
+        /// How long things may take.
+        timeouts: Timeouts,
+        /// Options of sockets.
+        sockets: Sockets,
+        /// For servers that speak first.
+        preamble: Preamble,
+        /// Who may connect to unix listeners.
+        access: Access,
+    }
+
+    /// `[upstreams.NAME.pool]`
+    Pool {
+        /// `"exclusive"`, `"pipeline"` or `"multiplex"`; the default is the safe one of the protocol.
+        mode: Text<Mode>,
+        /// Connections kept warm, spread over endpoints; default 1.
+        min_connections: Count,
+        /// Connections at a time, hard; default 32, 4 in pipeline and multiplex.
+        max_connections: Count,
+        /// Connections being opened at a time; default 4.
+        max_connecting: Count,
+        /// Requests outstanding on one connection; default 128, always 1 in exclusive.
+        max_in_flight: Count,
+        /// Requests outstanding of one client in multiplex; default 32, otherwise always 1.
+        max_per_client: Count,
+        /// Requests waiting for a connection; beyond it they are refused at once; default 1024.
+        max_waiting: Count,
+        /// Longest wait for a connection; default `"3s"`.
+        acquire_timeout: Text<Duration>,
+        /// Unused connections above `min_connections` close after this; default `"30s"`.
+        idle_timeout: Text<Duration>,
+        /// Age at which a connection retires, spread by 10 %; default `"30m"`.
+        max_lifetime: Text<Duration>,
+        /// Requests after which a connection retires; default 0 = no limit.
+        max_requests: Count,
+    }
+
+    /// `[upstreams.NAME.timeouts]`
+    Timeouts {
+        /// To connect, the preamble included; default `"1s"`.
+        connect: Text<Duration>,
+        /// From the whole request read to the whole reply read; default `"15s"`.
+        request: Text<Duration>,
+        /// Longest time a connection may owe a reply; default 2 x `request`, never below it.
+        stall: Text<Duration>,
+        /// For a first byte, and for a whole request; default `"10s"`.
+        client_read: Text<Duration>,
+        /// Between requests; default `"5m"`.
+        client_idle: Text<Duration>,
+        /// For the client to take its reply; default `"30s"`.
+        client_write: Text<Duration>,
+    }
+
+    /// `[upstreams.NAME.sockets]`
+    Sockets {
+        /// `"auto"`, `"fin"` (never an RST) or `"reset"`; default `"auto"`.
+        client_close: Text<ClientClose>,
+        /// Clients send one request per connection: warmline closes first; default false.
+        one_shot: bool,
+        /// `TCP_NODELAY`; default true.
+        nodelay: bool,
+        /// Time between keepalive probes, `"0s"` = off; default `"60s"`.
+        keepalive: Text<Duration>,
+        /// `TCP_USER_TIMEOUT`, `"0s"` = the kernel's; default `"30s"`.
+        user_timeout: Text<Duration>,
+        /// Source address of upstream connections; default the kernel's choice.
+        source: Text<IpAddr>,
+    }
+
+    /// `[upstreams.NAME.preamble]`
+    Preamble {
+        /// The bytes the server sends first, exactly, as text or `"hex:..."`; default `""`.
+        expect: Text<Bytes>,
+        /// The bytes to answer, as text or `"hex:..."`; default `""`.
+        send: Text<Bytes>,
+    }
+
+    /// `[upstreams.NAME.access]`
+    Access {
+        /// Permission bits of the socket file; default `"0660"`.
+        mode: Text<Permissions>,
+        /// User ids allowed to connect; default [] = everyone the file mode lets in.
+        uids: Vec<u32>,
+    }
+
+    /// `[upstreams.NAME.protocol.frame]`
+    Frame {
+        /// A layout to start from: `"swoole"`, `"netty4"`, `"tars"` or `"brpc"`; the other keys change it.
+        preset: Text<String>,
+        /// Where a message says how long it is; a list is summed; required without a preset.
+        length: List<Length>,
+        /// Where a message carries its id; present = multiplex is possible.
+        id: Id,
+        /// Requests without a reply; all must match.
+        oneway: List<Condition>,
+        /// Messages answered in place, in either direction, also while idle.
+        heartbeat: Heartbeat,
+        /// The peer is about to close; all must match.
+        closing: List<Condition>,
+        /// What a client is told when there is no reply: hex digits and `{id}`.
+        error: Text<String>,
+        /// Overrides for replies.
+        reply: Reply,
+        /// The longest message in either direction; default `"16MiB"`.
+        max_message: Text<Size>,
+    }
+
+    /// `[upstreams.NAME.protocol.frame.reply]`
+    Reply {
+        /// As in `frame`.
+        length: List<Length>,
+        /// As in `frame`.
+        id: Id,
+        /// As in `frame`.
+        heartbeat: Heartbeat,
+        /// As in `frame`.
+        closing: List<Condition>,
+    }
+
+    /// A number that counts towards the length of a message.
+    Length {
+        /// In bytes from the front of the message; default 0.
+        offset: Count,
+        /// 1, 2, 3, 4, 8 or `"varint"`; required.
+        size: Width,
+        /// `"big"` or `"little"`; default `"big"`.
+        endian: Text<Endian>,
+        /// Bytes on the wire = value + `adjust`; default 0.
+        adjust: i64,
+    }
+
+    /// The place of an id.
+    Id {
+        /// In bytes from the front of the message; default 0.
+        offset: Count,
+        /// 1 to 8; required.
+        size: Count,
+        /// `"big"` or `"little"`; default `"big"`.
+        endian: Text<Endian>,
+        /// Values never used as an id; default [].
+        avoid: Vec<Count>,
+    }
+
+    /// A byte that tells a message of one kind from others: byte & `mask` = `equals`.
+    Condition {
+        /// In bytes from the front of the message; default 0.
+        offset: Count,
+        /// Default 0xff.
+        mask: Count,
+        /// Required.
+        equals: Count,
+    }
+
+    /// Messages that keep a connection alive.
+    Heartbeat {
+        /// Which they are; all must match; required.
+        r#match: List<Condition>,
+        /// What to answer: hex digits and `{id}`; nothing where absent.
+        reply: Text<String>,
+    }
+
+    /// `[upstreams.NAME.protocol.line]`
+    Line {
+        /// What ends a message, as text or `"hex:..."`; default `"\n"`.
+        delimiter: Text<Bytes>,
+        /// What a client is told when there is no reply, as text or `"hex:..."`; may hold `{reason}`.
+        error: Text<Bytes>,
+        /// The longest message in either direction; default `"16MiB"`.
+        max_message: Text<Size>,
+    }
+}
+
+/// One value, or a list of them.
+#[derive(Clone, Debug)]
+pub struct List<T>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value or a list of values")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<List<T>, E> {
+                T::deserialize(StrDeserializer::new(text)).map(|one| List(vec![one]))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<List<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(|one| List(vec![one]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<List<T>, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(List)
+            }
+        }
+        deserializer.deserialize_any(Visit(PhantomData))
+    }
+}
+
+/// One address of an upstream: text, or a table with `address`.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: Address,
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            address: Text<Address>,
+        }
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Endpoint;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address as in \"users.internal:9090\", or a table with `address`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
+                let Text(address) = Text::deserialize(StrDeserializer::new(text))?;
+                Ok(Endpoint { address })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
+                let Table { address: Text(address) } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Endpoint { address })
+            }
+        }
+        deserializer.deserialize_any(Visit)
+    }
+}
+
+/// The width of a length field.
+#[derive(Clone, Copy, Debug)]
+pub struct Width(pub frame::Size);
+
+impl<'de> Deserialize<'de> for Width {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl Visitor<'_> for Visit {
+            type Value = Width;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("1, 2, 3, 4, 8 or \"varint\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Width, E> {
+                let varint = (text == "varint").then_some(Width(frame::Size::Varint));
+                varint.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+
+            fn visit_i64<E: de::Error>(self, size: i64) -> Result<Width, E> {
+                let wrong = |_| E::invalid_value(de::Unexpected::Signed(size), &self);
+                usize::try_from(size).map(|size| Width(frame::Size::Bytes(size))).map_err(wrong)
+            }
+        }
+        deserializer.deserialize_any(Visit)
+    }
+}
+
+/// A protocol: its name, or a table of the name and its options.
+#[derive(Clone, Debug)]
+pub enum Protocol {
+    /// Without options.
+    Name(String),
+    /// `[upstreams.NAME.protocol.frame]`
+    Frame(Box<Frame>),
+    /// `[upstreams.NAME.protocol.line]`
+    Line(Line),
+}
+
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// The keys of the table.
+        #[derive(serde::Deserialize)]
+        #[serde(variant_identifier, rename_all = "lowercase")]
+        enum Kind {
+            Frame,
+            Line,
+        }
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Protocol;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a protocol as in \"netty4\" or \"line\", or a table `frame` or `line`")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Protocol, E> {
+                Ok(Protocol::Name(name.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Protocol, A::Error> {
+                let protocol = match map.next_key()? {
+                    Some(Kind::Frame) => Protocol::Frame(map.next_value()?),
+                    Some(Kind::Line) => Protocol::Line(map.next_value()?),
+                    None => return Err(de::Error::invalid_length(0, &self)),
+                };
+                match map.next_key::<Kind>()? {
+                    None => Ok(protocol),
+                    Some(_) => Err(de::Error::custom("an upstream speaks one protocol, not two")),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visit)
+    }
+}

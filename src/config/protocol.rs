@@ -1,0 +1,248 @@
+//! Makes a protocol of its name and options.
+//!
+//! Invariant: what the protocol itself refuses is shown at the key it names. A new protocol is one line in
+//! `by_name`, one variant in `file::Protocol` and its options here. Called by `check`.
+
+use std::sync::Arc;
+
+use super::file;
+use super::report::Report;
+use super::units::{Count, Size, Text};
+use super::words;
+use crate::protocol::frame::{self, Frame};
+use crate::protocol::line::{self, Line};
+use crate::protocol::{Protocol, SettingsError};
+
+/// The longest `max_message`, in bytes.
+const MAX_MESSAGE: u64 = 1 << 30;
+
+/// What `protocol` may be without options.
+pub fn names() -> Vec<&'static str> {
+    [&["line"], frame::PRESETS.as_slice()].concat()
+}
+
+/// The protocol of the upstream `at`; `None` if it cannot be, and the report says why.
+pub(super) fn build(
+    report: &mut Report<'_>,
+    at: &[&str],
+    written: file::Protocol,
+) -> Option<Arc<dyn Protocol>> {
+    match written {
+        file::Protocol::Name(name) => by_name(report, at, &name),
+        file::Protocol::Frame(options) => {
+            let at = [at, &["protocol", "frame"]].concat();
+            let settings = frame_settings(report, &at, *options)?;
+            finish(report, &at, Frame::new(settings))
+        }
+        file::Protocol::Line(options) => {
+            let at = [at, &["protocol", "line"]].concat();
+            let settings = line_settings(report, &at, options);
+            finish(report, &at, Line::new(&settings))
+        }
+    }
+}
+
+fn by_name(report: &mut Report<'_>, at: &[&str], name: &str) -> Option<Arc<dyn Protocol>> {
+    if name == "line" {
+        return finish(report, at, Line::new(&line::Settings::default()));
+    }
+    if let Some(settings) = frame::preset(name) {
+        return finish(report, at, Frame::new(settings));
+    }
+    let (message, help) = match name {
+        "frame" => (
+            "`frame` needs to know where the length of a message stands".to_owned(),
+            Some(format!(
+                "write `protocol.frame.length = {{ offset = 0, size = 4, adjust = 4 }}`, or a preset: {}",
+                frame::PRESETS.join(", "),
+            )),
+        ),
+        other => words::unknown("protocol", other, &[&["frame"], names().as_slice()].concat()),
+    };
+    report.wrong(at, "protocol", message, help);
+    None
+}
+
+fn finish<P: Protocol + 'static>(
+    report: &mut Report<'_>,
+    at: &[&str],
+    built: Result<P, SettingsError>,
+) -> Option<Arc<dyn Protocol>> {
+    let refused = |SettingsError { key, reason, remedy }| report.wrong(at, &key, reason, remedy);
+    built.map_err(refused).ok().map(|protocol| Arc::new(protocol) as _)
+}
+
+fn line_settings(report: &mut Report<'_>, at: &[&str], options: file::Line) -> line::Settings {
+    let mut settings = line::Settings::default();
+    let Text(delimiter) = options.delimiter.unwrap_or(Text(settings.delimiter));
+    settings.delimiter = delimiter;
+    settings.error = options.error.map(|Text(error)| error);
+    settings.max_message = max_message(report, at, options.max_message);
+    settings
+}
+
+fn max_message(report: &mut Report<'_>, at: &[&str], written: Option<Text<Size>>) -> usize {
+    let default = crate::protocol::MAX_MESSAGE as u64;
+    let bytes = report.size(at, "max_message", written, default, 1..=MAX_MESSAGE);
+    usize::try_from(bytes.min(MAX_MESSAGE)).unwrap_or(usize::MAX)
+}
+
+fn frame_settings(report: &mut Report<'_>, at: &[&str], options: file::Frame) -> Option<frame::Settings> {
+    let length = match options.length {
+        Some(list) => Some(lengths(report, at, "length", list)?),
+        None => None,
+    };
+    let mut settings = base(report, at, options.preset, length)?;
+    if let Some(it) = options.id {
+        settings.id = Some(id(report, at, "id", it)?);
+    }
+    if let Some(list) = options.oneway {
+        settings.oneway = conditions(report, at, "oneway", list.0)?;
+    }
+    if let Some(it) = options.heartbeat {
+        settings.heartbeat = Some(heartbeat(report, at, "heartbeat", it)?);
+    }
+    if let Some(list) = options.closing {
+        settings.closing = conditions(report, at, "closing", list.0)?;
+    }
+    if let Some(Text(text)) = options.error {
+        settings.error = Some(template(report, at, "error", &text)?);
+    }
+    if let Some(it) = options.reply {
+        settings.reply = overrides(report, at, it)?;
+    }
+    settings.max_message = max_message(report, at, options.max_message);
+    Some(settings)
+}
+
+/// The preset, the length fields, or the preset with other length fields.
+fn base(
+    report: &mut Report<'_>,
+    at: &[&str],
+    preset: Option<Text<String>>,
+    length: Option<Vec<frame::Length>>,
+) -> Option<frame::Settings> {
+    let Some(Text(name)) = preset else {
+        let length = length.unwrap_or_default();
+        let Some(first) = length.first() else {
+            let help =
+                "write `length = { offset = 0, size = 4, adjust = 4 }` as the protocol has it, or a `preset`";
+            report.wrong(at, "", "`frame` needs a `length` or a `preset`", help.to_owned());
+            return None;
+        };
+        return Some(frame::Settings { length: length.clone(), ..frame::Settings::new(first.clone()) });
+    };
+    let Some(settings) = frame::preset(&name) else {
+        let (message, help) = words::unknown("preset", &name, &frame::PRESETS);
+        report.wrong(at, "preset", message, help);
+        return None;
+    };
+    match length {
+        Some(length) => Some(frame::Settings { length, ..settings }),
+        None => Some(settings),
+    }
+}
+
+fn overrides(report: &mut Report<'_>, at: &[&str], options: file::Reply) -> Option<frame::Overrides> {
+    let mut replies = frame::Overrides::default();
+    if let Some(list) = options.length {
+        replies.length = Some(lengths(report, at, "reply.length", list)?);
+    }
+    if let Some(it) = options.id {
+        replies.id = Some(id(report, at, "reply.id", it)?);
+    }
+    if let Some(it) = options.heartbeat {
+        replies.heartbeat = Some(heartbeat(report, at, "reply.heartbeat", it)?);
+    }
+    if let Some(list) = options.closing {
+        replies.closing = Some(conditions(report, at, "reply.closing", list.0)?);
+    }
+    Some(replies)
+}
+
+fn lengths(
+    report: &mut Report<'_>,
+    at: &[&str],
+    key: &str,
+    list: file::List<file::Length>,
+) -> Option<Vec<frame::Length>> {
+    let length = |(place, it): (usize, file::Length)| {
+        let key = format!("{key}.{place}");
+        let file::Width(size) = needed(report, at, &key, "size", it.size)?;
+        Some(frame::Length {
+            offset: offset(it.offset),
+            size,
+            endian: it.endian.map(|Text(endian)| endian).unwrap_or_default(),
+            adjust: it.adjust.unwrap_or(0),
+        })
+    };
+    list.0.into_iter().enumerate().map(length).collect()
+}
+
+fn id(report: &mut Report<'_>, at: &[&str], key: &str, it: file::Id) -> Option<frame::Field> {
+    Some(frame::Field {
+        offset: offset(it.offset),
+        size: offset(Some(needed(report, at, key, "size", it.size)?)),
+        endian: it.endian.map(|Text(endian)| endian).unwrap_or_default(),
+        avoid: it.avoid.unwrap_or_default().into_iter().map(|Count(value)| value).collect(),
+    })
+}
+
+fn conditions(
+    report: &mut Report<'_>,
+    at: &[&str],
+    key: &str,
+    list: Vec<file::Condition>,
+) -> Option<Vec<frame::Condition>> {
+    let mut condition = |(place, it): (usize, file::Condition)| {
+        let key = format!("{key}.{place}");
+        let equals = needed(report, at, &key, "equals", it.equals)?;
+        Some(frame::Condition {
+            offset: offset(it.offset),
+            mask: byte(report, at, &format!("{key}.mask"), it.mask.unwrap_or(Count(0xff)))?,
+            equals: byte(report, at, &format!("{key}.equals"), equals)?,
+        })
+    };
+    list.into_iter().enumerate().map(&mut condition).collect()
+}
+
+fn heartbeat(
+    report: &mut Report<'_>,
+    at: &[&str],
+    key: &str,
+    it: file::Heartbeat,
+) -> Option<frame::Heartbeat> {
+    let list = needed(report, at, key, "match", it.r#match)?;
+    let conditions = conditions(report, at, &format!("{key}.match"), list.0)?;
+    let reply = match it.reply {
+        Some(Text(text)) => Some(template(report, at, &format!("{key}.reply"), &text)?),
+        None => None,
+    };
+    Some(frame::Heartbeat { conditions, reply })
+}
+
+fn template(report: &mut Report<'_>, at: &[&str], key: &str, text: &str) -> Option<frame::Template> {
+    let wrong = |error: frame::TemplateError| {
+        report.wrong_part(at, key, text, error.span, error.reason);
+    };
+    frame::Template::parse(text).map_err(wrong).ok()
+}
+
+fn byte(report: &mut Report<'_>, at: &[&str], key: &str, Count(number): Count) -> Option<u8> {
+    let too_large = |_| {
+        report.wrong(at, key, format!("{number} is more than a byte holds"), "write 0 to 0xff".to_owned());
+    };
+    u8::try_from(number).map_err(too_large).ok()
+}
+
+fn needed<T>(report: &mut Report<'_>, at: &[&str], table: &str, key: &str, value: Option<T>) -> Option<T> {
+    if value.is_none() {
+        report.wrong(at, table, format!("`{key}` is missing"), None);
+    }
+    value
+}
+
+/// Offsets and sizes beyond memory are as wrong as any that are too large.
+fn offset(count: Option<Count>) -> usize {
+    count.map_or(0, |Count(number)| usize::try_from(number).unwrap_or(usize::MAX))
+}

@@ -1,0 +1,326 @@
+//! One request and the one answer it gets.
+//!
+//! Invariant: an exchange ends once, and the first to end it wins - its connection, its deadline or its
+//! client. Whoever comes later is told so. The session holds the [`Ticket`], queue and connection pass the
+//! [`Exchange`] on; dropping an unfinished exchange answers "lost", so not even a panic leaves a client
+//! without an answer.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::time::Instant;
+
+use crate::events::{self, Outcome, Reason, Times};
+use crate::protocol::{Refusal, Reply, Request};
+
+/// What the session gets in the end: a reply, nothing for a one-way request, or the reason why not.
+pub type Answer = Result<Option<Reply>, Refusal>;
+
+/// Told to the loser of a race to end an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlreadyEnded;
+
+/// A request on its way to a connection, or on one.
+#[derive(Debug)]
+pub struct Exchange {
+    /// What to send.
+    pub request: Request,
+    /// Whether it is its client's first one.
+    pub first: bool,
+    /// Its turn in the queue, which it keeps if a connection gives it back.
+    pub turn: u64,
+    /// Where the answer goes.
+    pub slot: ReplySlot,
+}
+
+/// The connection's side of an exchange: where its answer goes.
+#[derive(Debug)]
+pub struct ReplySlot(Arc<Shared>);
+
+/// The session's side of an exchange. Dropping it does not end the exchange: see [`Ticket::abandon`].
+#[derive(Debug)]
+pub struct Ticket(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    events: Arc<events::Upstream>,
+    admitted: Instant,
+    deadline: Instant,
+    oneway: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stage: Stage,
+    /// Its turn, while it waits in the queue.
+    waiting: Option<u64>,
+    given: Option<Instant>,
+    written: Option<Instant>,
+    session: Option<Waker>,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Open,
+    Ended(Option<Answer>),
+}
+
+/// An exchange for `request`, to end by `deadline`, and the session's ticket for it. It counts as accepted
+/// from here on.
+pub fn open(
+    request: Request,
+    first: bool,
+    admitted: Instant,
+    deadline: Instant,
+    events: &Arc<events::Upstream>,
+) -> (Exchange, Ticket) {
+    events.accepted();
+    let (oneway, state) = (request.oneway, Mutex::default());
+    let shared = Arc::new(Shared { events: events.clone(), admitted, deadline, oneway, state });
+    (Exchange { request, first, turn: 0, slot: ReplySlot(shared.clone()) }, Ticket(shared))
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_ended(&self) -> bool {
+        matches!(self.state().stage, Stage::Ended(_))
+    }
+
+    /// Ends the exchange; `answer` is `None` where nobody is left to read it.
+    fn end(&self, outcome: Outcome, answer: Option<Answer>) -> Result<(), AlreadyEnded> {
+        let (session, times) = {
+            let mut state = self.state();
+            if matches!(state.stage, Stage::Ended(_)) {
+                return Err(AlreadyEnded);
+            }
+            state.stage = Stage::Ended(answer);
+            let now = Instant::now();
+            let times = Times {
+                total: now - self.admitted,
+                waited: state.given.map(|given| given - self.admitted),
+                upstream: state.written.map(|written| now - written),
+            };
+            (state.session.take(), times)
+        };
+        self.events.ended(outcome, times);
+        if let Some(session) = session {
+            session.wake();
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Result<(), AlreadyEnded> {
+        let (outcome, reason) = counted_as(&refusal);
+        let text = refusal.clone();
+        self.end(outcome, Some(Err(refusal)))?;
+        if let Some(reason) = reason {
+            self.events.refused(reason, &text);
+        }
+        Ok(())
+    }
+}
+
+/// Accounts for a request that is refused before it becomes an exchange: accepted, and ended.
+pub fn refuse_unopened(refusal: &Refusal, events: &events::Upstream) {
+    let (outcome, reason) = counted_as(refusal);
+    events.accepted();
+    events.ended(outcome, Times::default());
+    if let Some(reason) = reason {
+        events.refused(reason, refusal);
+    }
+}
+
+/// The outcome of an exchange that ended in `refusal`, and the reason where no connection had it.
+fn counted_as(refusal: &Refusal) -> (Outcome, Option<Reason>) {
+    match refusal {
+        Refusal::Timeout => (Outcome::Timeout, None),
+        Refusal::Lost => (Outcome::Lost, None),
+        Refusal::Desync => (Outcome::Desync, None),
+        Refusal::TooLarge => (Outcome::TooLarge, Some(Reason::TooLarge)),
+        Refusal::QueueFull => (Outcome::Refused, Some(Reason::QueueFull)),
+        Refusal::AcquireTimeout => (Outcome::Refused, Some(Reason::AcquireTimeout)),
+        Refusal::Down(_) => (Outcome::Refused, Some(Reason::Down)),
+        Refusal::Malformed => (Outcome::Refused, Some(Reason::Malformed)),
+        Refusal::Draining => (Outcome::Refused, Some(Reason::Draining)),
+    }
+}
+
+impl ReplySlot {
+    /// Ends the exchange with its reply.
+    pub fn finish(&self, reply: Reply) -> Result<(), AlreadyEnded> {
+        self.0.end(Outcome::Ok, Some(Ok(Some(reply))))
+    }
+
+    /// Ends a one-way exchange: the kernel has its last byte.
+    pub fn sent(&self) -> Result<(), AlreadyEnded> {
+        self.0.end(Outcome::Sent, Some(Ok(None)))
+    }
+
+    /// Ends the exchange without a reply.
+    pub fn refuse(&self, refusal: Refusal) -> Result<(), AlreadyEnded> {
+        self.0.refuse(refusal)
+    }
+
+    /// Whether the exchange has ended, so that a reply would be owed to nobody.
+    pub fn is_ended(&self) -> bool {
+        self.0.is_ended()
+    }
+
+    /// When the client gets an answer at the latest.
+    pub fn deadline(&self) -> Instant {
+        self.0.deadline
+    }
+
+    /// Remembers its turn while it waits in the queue.
+    pub fn set_waiting(&self, turn: Option<u64>) {
+        self.0.state().waiting = turn;
+    }
+
+    /// It was given to a connection.
+    pub fn mark_given(&self) {
+        self.0.state().given = Some(Instant::now());
+    }
+
+    /// Its last byte is in the kernel.
+    pub fn mark_written(&self) {
+        self.0.state().written = Some(Instant::now());
+    }
+}
+
+impl Drop for ReplySlot {
+    fn drop(&mut self) {
+        let _ = self.0.refuse(Refusal::Lost);
+    }
+}
+
+impl Ticket {
+    /// The answer, once there is one; after it, never again.
+    pub fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
+        let mut state = self.0.state();
+        match &mut state.stage {
+            Stage::Ended(answer) => match answer.take() {
+                Some(answer) => Poll::Ready(answer),
+                None => Poll::Pending,
+            },
+            Stage::Open => {
+                state.session = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// When the client gets an answer at the latest.
+    pub fn deadline(&self) -> Instant {
+        self.0.deadline
+    }
+
+    /// Whether no reply will come.
+    pub fn is_oneway(&self) -> bool {
+        self.0.oneway
+    }
+
+    /// When it was admitted.
+    pub fn admitted(&self) -> Instant {
+        self.0.admitted
+    }
+
+    /// Its turn, while it waits in the queue.
+    pub fn waiting(&self) -> Option<u64> {
+        self.0.state().waiting
+    }
+
+    /// Ends the exchange for the session: the deadline has come, or the wait was too long.
+    pub fn refuse(&self, refusal: Refusal) -> Result<(), AlreadyEnded> {
+        self.0.refuse(refusal)
+    }
+
+    /// Ends the exchange because its client is gone.
+    pub fn abandon(&self) -> Result<(), AlreadyEnded> {
+        self.0.end(Outcome::ClientGone, None)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::Charge;
+
+    pub(crate) fn request(bytes: &'static [u8]) -> Request {
+        Request { bytes: Bytes::from_static(bytes), oneway: false, charge: Charge::none() }
+    }
+
+    fn reply(bytes: &'static [u8]) -> Reply {
+        Reply { bytes: Bytes::from_static(bytes), charge: Charge::none() }
+    }
+
+    fn new() -> (Exchange, Ticket, Arc<events::Upstream>) {
+        let events = Arc::new(events::Upstream::new("u"));
+        let now = Instant::now();
+        let (exchange, ticket) = open(request(b"q"), true, now, now + Duration::from_secs(1), &events);
+        (exchange, ticket, events)
+    }
+
+    fn poll(ticket: &mut Ticket) -> Poll<Answer> {
+        ticket.poll_answer(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test]
+    async fn the_first_to_end_it_wins_and_the_second_is_told() {
+        let (exchange, mut ticket, events) = new();
+        assert_eq!(exchange.slot.finish(reply(b"1")), Ok(()));
+        assert_eq!(exchange.slot.finish(reply(b"2")), Err(AlreadyEnded));
+        assert_eq!(ticket.refuse(Refusal::Timeout), Err(AlreadyEnded));
+        assert_eq!(ticket.abandon(), Err(AlreadyEnded));
+        drop(exchange);
+        let Poll::Ready(Ok(Some(answer))) = poll(&mut ticket) else { panic!("no answer") };
+        assert_eq!(answer.bytes, "1");
+        assert!(poll(&mut ticket).is_pending());
+        assert_eq!((events.accepted.get(), events.outcomes.sum()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn dropping_an_open_exchange_answers_lost() {
+        let (exchange, mut ticket, events) = new();
+        drop(exchange);
+        assert!(matches!(poll(&mut ticket), Poll::Ready(Err(Refusal::Lost))));
+        assert_eq!(events.outcomes.of(Outcome::Lost).get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_ticket_ends_nothing() {
+        let (exchange, ticket, _) = new();
+        drop(ticket);
+        assert_eq!(exchange.slot.sent(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn the_session_is_woken() {
+        let (exchange, mut ticket, _) = new();
+        let waiting = tokio::spawn(std::future::poll_fn(move |cx| ticket.poll_answer(cx)));
+        tokio::task::yield_now().await;
+        exchange.slot.refuse(Refusal::Desync).unwrap();
+        assert!(matches!(waiting.await.unwrap(), Err(Refusal::Desync)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn overhead_is_what_the_upstream_did_not_take() {
+        let (exchange, _ticket, events) = new();
+        tokio::time::advance(Duration::from_millis(3)).await;
+        exchange.slot.mark_given();
+        exchange.slot.mark_written();
+        tokio::time::advance(Duration::from_millis(500)).await;
+        exchange.slot.finish(reply(b"r")).unwrap();
+        assert!((events.overhead.sum_seconds() - 0.003).abs() < 1e-6);
+        assert!((events.queue_wait.sum_seconds() - 0.003).abs() < 1e-6);
+        assert!((events.request_duration.sum_seconds() - 0.503).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,23 @@
+//! The process's file descriptors.
+
+use std::{fs, io};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the soft limit of open files as far as it goes, and returns it.
+///
+/// # Errors
+/// Those of `setrlimit(2)`.
+pub fn raise_fd_limit() -> io::Result<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    }
+    Ok(maximum.unwrap_or(u64::MAX))
+}
+
+/// Descriptors open now.
+pub fn open_fds() -> u64 {
+    // The directory being read is one of them.
+    fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count().saturating_sub(1) as u64)
+}

@@ -1,0 +1,297 @@
+//! Listening sockets. A unix socket file is created complete and only then put in its place, and never
+//! over something that is not a dead socket.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::{fmt, fs};
+
+use rustix::net::SocketFlags;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::unix::AsyncFd;
+
+use super::stream::register;
+use super::{Access, Address, Stream};
+
+/// What is asked for; the kernel caps it at `net.core.somaxconn`.
+pub const BACKLOG: i32 = 65535;
+
+/// How often a free port is looked for that both families have.
+const SHARED_PORT_TRIES: usize = 16;
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    fd: AsyncFd<Socket>,
+    address: Address,
+    _file: Option<SocketFile>,
+}
+
+impl Listener {
+    /// Listens on `address`: one socket, or two for `localhost`. Accepted TCP sockets inherit
+    /// `nodelay`.
+    ///
+    /// # Errors
+    /// Those of the kernel, with the file or address at fault in the text where the kernel's do not say.
+    pub fn bind(address: &Address, access: &Access, nodelay: bool) -> io::Result<Vec<Self>> {
+        match address {
+            Address::Unix(path) => Ok(vec![Self::unix(path, access)?]),
+            Address::Tcp { host, port } if host == "localhost" => Self::both_families(*port, nodelay),
+            Address::Tcp { host, port } => {
+                let ip = host.parse().map_err(|_| invalid("a listener needs an address or `localhost`"))?;
+                Ok(vec![Self::tcp(SocketAddr::new(ip, *port), nodelay)?])
+            }
+        }
+    }
+
+    fn both_families(port: u16, nodelay: bool) -> io::Result<Vec<Self>> {
+        let mut tries = SHARED_PORT_TRIES;
+        loop {
+            let four = Self::tcp((Ipv4Addr::LOCALHOST, port).into(), nodelay)?;
+            let Address::Tcp { port: bound, .. } = four.address else { return Ok(vec![four]) };
+            match Self::tcp((Ipv6Addr::LOCALHOST, bound).into(), nodelay) {
+                Ok(six) => return Ok(vec![four, six]),
+                // A host without IPv6 is a host with one family.
+                Err(e) if is_missing_family(&e) => return Ok(vec![four]),
+                Err(e) if port == 0 && tries > 0 && e.kind() == io::ErrorKind::AddrInUse => tries -= 1,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn tcp(address: SocketAddr, nodelay: bool) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_tcp_nodelay(nodelay)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+        let address = Address::Tcp { host: bound.ip().to_string(), port: bound.port() };
+        Ok(Self { fd: register(socket)?, address, _file: None })
+    }
+
+    fn unix(path: &Path, access: &Access) -> io::Result<Self> {
+        refuse_unless_free(path)?;
+        let temporary = temporary_name(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+        socket.bind(&SockAddr::unix(&temporary)?)?;
+        let placed = fs::set_permissions(&temporary, fs::Permissions::from_mode(access.mode))
+            .and_then(|()| socket.listen(BACKLOG))
+            .and_then(|()| fs::rename(&temporary, path))
+            .and_then(|()| SocketFile::of(path));
+        if placed.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        let file = placed?;
+        Ok(Self { fd: register(socket)?, address: Address::Unix(path.into()), _file: Some(file) })
+    }
+
+    /// The address it is bound to, with the port that the kernel chose.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Takes one waiting client, if there is one.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nobody waits; a client that left again is not an error but the next one's turn.
+    pub fn try_accept(&self) -> io::Result<Stream> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        self.fd.try_io(tokio::io::Interest::READABLE, |socket| {
+            loop {
+                match rustix::net::accept_with(socket, flags).map_err(io::Error::from) {
+                    Ok(fd) => return Ok(Stream::new(fd.into(), matches!(self.address, Address::Tcp { .. }))),
+                    Err(e) if is_passing(&e) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        })
+    }
+
+    /// Waits until somebody may be waiting. Cancel-safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.fd.readable().await.map(drop)
+    }
+
+    /// The next client. Cancel-safe.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        loop {
+            match self.try_accept() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
+                done => return done,
+            }
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+/// A socket file of ours: removed in the end, if it is still the one we made.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.into(), device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode));
+        if ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A path is free if there is nothing, or a socket that nobody listens on any more.
+fn refuse_unless_free(path: &Path) -> io::Result<()> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if !meta.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "exists and is not a socket"));
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(e),
+        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens on this socket already")),
+    }
+}
+
+/// A short name beside `path`.
+fn temporary_name(path: &Path) -> io::Result<PathBuf> {
+    path.file_name().ok_or_else(|| invalid("the path of a unix socket needs a file name"))?;
+    Ok(path.with_file_name(format!(".{:x}-{:x}", std::process::id(), fastrand::u16(..))))
+}
+
+fn invalid(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+fn is_missing_family(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::AddrNotAvailable || e.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+/// Errors of accept(2) that belong to the client that left, not to the listener.
+fn is_passing(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted)
+        || matches!(
+            e.raw_os_error(),
+            Some(
+                libc::ENETDOWN
+                    | libc::EPROTO
+                    | libc::ENOPROTOOPT
+                    | libc::EHOSTDOWN
+                    | libc::ENONET
+                    | libc::EHOSTUNREACH
+                    | libc::EOPNOTSUPP
+                    | libc::ENETUNREACH
+            )
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn open() -> Access {
+        Access { mode: 0o600, uids: Vec::new() }
+    }
+
+    fn unix(path: &Path) -> Address {
+        Address::Unix(path.into())
+    }
+
+    #[tokio::test]
+    async fn localhost_is_both_families_on_one_port() {
+        let address = Address::Tcp { host: "localhost".into(), port: 0 };
+        let listeners = Listener::bind(&address, &open(), true).unwrap();
+        let ports: Vec<_> = listeners
+            .iter()
+            .map(|l| match l.address() {
+                Address::Tcp { host, port } => {
+                    assert!(host.parse::<IpAddr>().unwrap().is_loopback());
+                    *port
+                }
+                Address::Unix(_) => unreachable!(),
+            })
+            .collect();
+        assert!(ports.windows(2).all(|w| w[0] == w[1]));
+    }
+
+    #[tokio::test]
+    async fn a_socket_file_comes_with_its_mode_and_goes_with_its_listener() {
+        let dir = tempdir();
+        let path = dir.join("s");
+        let listener = Listener::bind(&unix(&path), &open(), true).unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "the temporary name is gone");
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempdir();
+        let path = dir.join("s");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "std leaves the file behind");
+        let first = Listener::bind(&unix(&path), &open(), true).unwrap();
+        let second = Listener::bind(&unix(&path), &open(), true).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+    }
+
+    #[tokio::test]
+    async fn other_files_are_never_touched() {
+        let dir = tempdir();
+        let (file, link, socket) = (dir.join("f"), dir.join("l"), dir.join("s"));
+        fs::write(&file, "x").unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        for path in [&file, &link] {
+            let error = Listener::bind(&unix(path), &open(), true).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"x");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_longer_ours_stays() {
+        let dir = tempdir();
+        let path = dir.join("s");
+        let listener = Listener::bind(&unix(&path), &open(), true).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        drop(listener);
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    }
+
+    fn tempdir() -> PathBuf {
+        let dir =
+            std::env::temp_dir().join(format!("warmline-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        fs::create_dir(&dir).unwrap();
+        dir
+    }
+}

@@ -1,0 +1,235 @@
+//! A connected stream socket, TCP or unix, registered with the reactor only when it first has to wait:
+//! most short requests are there before anyone asks, and registering costs two system calls.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use rustix::net::RecvFlags;
+use socket2::{SockRef, Socket};
+use tokio::io::Interest as Ready;
+use tokio::io::unix::AsyncFd;
+
+/// What a task waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Bytes to read, or the peer's end.
+    pub read: bool,
+    /// Room to write.
+    pub write: bool,
+}
+
+/// Registers a socket with the reactor.
+///
+/// # Errors
+/// Those of `epoll_ctl(2)`; the socket is closed then.
+pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    #[expect(unsafe_code, reason = "the promise that AsyncFd asks for")]
+    // SAFETY: a `Socket` owns its descriptor and always returns the same one; nothing in this module takes
+    // it out again.
+    let registered = unsafe { AsyncFd::register(socket) };
+    Ok(registered?)
+}
+
+/// One connected socket, non-blocking.
+#[derive(Debug)]
+pub struct Stream {
+    state: State,
+    tcp: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Raw(Socket),
+    Registered(AsyncFd<Socket>),
+    /// Only while one state turns into the other; a failed registration leaves it behind.
+    Gone,
+}
+
+impl Stream {
+    /// Wraps a non-blocking socket.
+    pub(super) fn new(socket: Socket, tcp: bool) -> Self {
+        Self { state: State::Raw(socket), tcp }
+    }
+
+    /// Whether it is a TCP socket, with all that means for closing.
+    pub fn is_tcp(&self) -> bool {
+        self.tcp
+    }
+
+    fn socket(&self) -> io::Result<&Socket> {
+        match &self.state {
+            State::Raw(socket) => Ok(socket),
+            State::Registered(fd) => Ok(fd.get_ref()),
+            State::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Runs one system call; it is not made where the reactor knows that it would block.
+    fn attempt<T>(&self, interest: Ready, mut call: impl FnMut(&Socket) -> io::Result<T>) -> io::Result<T> {
+        let mut call = |socket: &Socket| loop {
+            match call(socket) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        };
+        match &self.state {
+            State::Registered(fd) => fd.try_io(interest, |socket| call(socket)),
+            _ => call(self.socket()?),
+        }
+    }
+
+    /// Reads what is there into `into`. 0 is the peer's end.
+    pub fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let room = into.len();
+        let (read, _) = self.attempt(Ready::READABLE, |socket| {
+            Ok(rustix::net::recv(socket, &mut *into, RecvFlags::empty())?)
+        })?;
+        self.after_read(read, room);
+        Ok(read)
+    }
+
+    /// Reads at the end of `into`, at most `limit` bytes. 0 is the peer's end.
+    pub fn try_read_buf(&mut self, into: &mut BytesMut, limit: usize) -> io::Result<usize> {
+        into.reserve(limit);
+        let spare = &mut into.spare_capacity_mut()[..limit];
+        let read = self.attempt(Ready::READABLE, |socket| {
+            let ((filled, _), _) = rustix::net::recv(socket, &mut *spare, RecvFlags::empty())?;
+            Ok(filled.len())
+        })?;
+        #[expect(unsafe_code, reason = "the one way to tell BytesMut what was written into it")]
+        // SAFETY: the kernel has just initialised the first `read` bytes of the spare capacity.
+        unsafe {
+            into.advance_mut(read);
+        }
+        self.after_read(read, limit);
+        Ok(read)
+    }
+
+    /// A short read has emptied the socket: the next bytes come with a new event.
+    fn after_read(&self, read: usize, room: usize) {
+        if (1..room).contains(&read) {
+            self.expect_event(Ready::READABLE);
+        }
+    }
+
+    /// Writes what the kernel takes now. With `more` it may hold back the end for what comes next, which
+    /// must come soon: more bytes, or FIN.
+    pub fn try_write(&mut self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+        let length: usize = slices.iter().map(|s| s.len()).sum();
+        let flags = libc::MSG_NOSIGNAL | if more && self.tcp { libc::MSG_MORE } else { 0 };
+        let written = self.attempt(Ready::WRITABLE, |socket| match slices {
+            [one] => socket.send_with_flags(one, flags),
+            many => socket.send_vectored_with_flags(many, flags),
+        })?;
+        if written < length {
+            self.expect_event(Ready::WRITABLE);
+        }
+        Ok(written)
+    }
+
+    fn expect_event(&self, interest: Ready) {
+        if let State::Registered(fd) = &self.state {
+            let _: io::Result<()> = fd.try_io(interest, |_| Err(io::ErrorKind::WouldBlock.into()));
+        }
+    }
+
+    /// Completes when a read or write may succeed.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<()>> {
+        if matches!(self.state, State::Raw(_)) {
+            let State::Raw(socket) = std::mem::replace(&mut self.state, State::Gone) else { unreachable!() };
+            self.state = State::Registered(register(socket)?);
+        }
+        let State::Registered(fd) = &self.state else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let mut result = Poll::Pending;
+        if interest.read && fd.poll_read_ready(cx)?.is_ready() {
+            result = Poll::Ready(Ok(()));
+        }
+        if interest.write && fd.poll_write_ready(cx)?.is_ready() {
+            result = Poll::Ready(Ok(()));
+        }
+        result
+    }
+
+    /// Bytes the peer has not acknowledged yet (`SIOCOUTQ`); 0 on unix sockets, where close loses nothing.
+    pub fn unacknowledged(&self) -> usize {
+        if !self.tcp {
+            return 0;
+        }
+        let Ok(socket) = self.socket() else { return 0 };
+        let mut count: libc::c_int = 0;
+        #[expect(unsafe_code, reason = "no safe wrapper for SIOCOUTQ")]
+        // SAFETY: the descriptor is open for as long as `socket` lives, and TIOCOUTQ (which is SIOCOUTQ on
+        // sockets) writes one int.
+        let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+        if result == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
+    }
+
+    /// Sends FIN; reading goes on.
+    pub fn shut_down(&mut self) {
+        if let Ok(socket) = self.socket() {
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Closes with RST on TCP, plainly on unix sockets.
+    pub fn reset(self) {
+        if let (true, Ok(socket)) = (self.tcp, self.socket()) {
+            let _ = socket.set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Closes with FIN and then RST on TCP, plainly on unix sockets. The RST must not overtake what was
+    /// written: if the peer has not acknowledged everything with the FIN, the socket comes back, half
+    /// closed. Little comes between the two: the peer's own FIN in that gap would leave TIME_WAIT behind.
+    #[must_use]
+    pub fn finish_and_reset(mut self) -> Option<Self> {
+        if let State::Registered(fd) = self.state {
+            self.state = State::Raw(fd.into_inner());
+        }
+        let socket = self.socket().ok()?;
+        if !self.tcp {
+            return None;
+        }
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        let _ = socket.shutdown(Shutdown::Write);
+        if self.unacknowledged() == 0 {
+            return None;
+        }
+        let _ = socket.set_linger(None);
+        Some(self)
+    }
+
+    /// Whom the other end belongs to, on unix sockets.
+    pub fn peer_uid(&self) -> io::Result<u32> {
+        Ok(rustix::net::sockopt::socket_peercred(self.socket()?)?.uid.as_raw())
+    }
+
+    /// The peer for log lines.
+    pub fn peer(&self) -> String {
+        let address = self.socket().and_then(Socket::peer_addr);
+        match address.ok().and_then(|a| a.as_socket()) {
+            Some(address) => address.to_string(),
+            None => "unix".into(),
+        }
+    }
+
+    /// Access to socket options.
+    pub(super) fn options(&self) -> io::Result<SockRef<'_>> {
+        Ok(SockRef::from(self.socket()?))
+    }
+
+    /// Waits for readiness. Cancel-safe.
+    pub async fn ready(&mut self, interest: Interest) -> io::Result<()> {
+        std::future::poll_fn(|cx| {
+            ready!(self.poll_ready(cx, interest))?;
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+}

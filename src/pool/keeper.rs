@@ -1,0 +1,243 @@
+//! Keeps a pool's connections: dials what the floor and the demand want, never above the cap, and backs off
+//! from endpoints that fail. Owns the connections' tasks; each one reports here how it ended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+
+use super::Pool;
+use crate::connection::{Connection, Connector, DialError, Ended, Shared, dial};
+use crate::events::{CloseReason, ConnectResult};
+use crate::lifecycle::{Alarm, Phase};
+use crate::queue::{Connecting, Demand};
+
+/// The bounds of a back-off: after the first failure, and after many.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The shortest pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(10);
+/// A connection that dies sooner, without a reply, counts as a failed attempt.
+const STILLBORN: Duration = Duration::from_secs(1);
+/// Floor connections in a row that die unused before the pool is left cold.
+const UNUSED_DEATHS: u32 = 2;
+
+/// Keeps the connections of one pool.
+#[derive(Debug)]
+pub struct Keeper {
+    pool: Arc<Pool>,
+    shared: Arc<Shared>,
+    connector: Arc<dyn Connector>,
+    /// The hard cap; every socket holds a permit until it is closed.
+    cap: Arc<Semaphore>,
+    tasks: JoinSet<Result<Ended, DialError>>,
+    endpoint_of: HashMap<Id, usize>,
+    names: Vec<Arc<str>>,
+    backoff: Vec<Backoff>,
+    /// The endpoint that wins the next tie.
+    turn: usize,
+    /// There were requests since an endpoint without connections was last looked for.
+    touched: bool,
+    unused_deaths: u32,
+}
+
+/// When an endpoint may be tried again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Backoff {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl Backoff {
+    /// Full jitter: anything up to the bound, which doubles with each failure.
+    fn fail(&mut self, now: Instant) -> Duration {
+        let (first, longest) = BACKOFF;
+        if self.until.is_some_and(|until| now > until + 2 * longest) {
+            self.failures = 0;
+        }
+        let bound = first.saturating_mul(1 << self.failures.min(16)).min(longest);
+        self.failures += 1;
+        let pause = bound.mul_f64(fastrand::f64()).max(PAUSE);
+        self.until = Some(now + pause);
+        pause
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
+}
+
+impl Keeper {
+    pub(super) fn new(pool: Arc<Pool>, shared: Arc<Shared>, connector: Arc<dyn Connector>) -> Self {
+        let names: Vec<Arc<str>> = pool.settings.endpoints.iter().map(|e| e.to_string().into()).collect();
+        Self {
+            cap: Arc::new(Semaphore::new(pool.settings.max_connections)),
+            backoff: vec![Backoff::default(); names.len()],
+            pool,
+            shared,
+            connector,
+            tasks: JoinSet::new(),
+            endpoint_of: HashMap::new(),
+            names,
+            turn: 0,
+            touched: false,
+            unused_deaths: 0,
+        }
+    }
+
+    /// Keeps until the back half drains, and then waits for the last connection to close.
+    pub async fn run(mut self) {
+        let mut back = self.shared.back.clone();
+        let pool = self.pool.clone();
+        let mut alarm = Alarm::default();
+        while back.phase() == Phase::Running {
+            let look_again = self.dial_what_is_wanted(Instant::now());
+            // Every branch is cancel-safe: a finished task stays in the set until it is taken out.
+            tokio::select! {
+                () = pool.queue.changed() => {}
+                Some(done) = self.tasks.join_next_with_id() => self.ended(done),
+                () = alarm.reached(look_again) => {}
+                () = back.reached(Phase::Draining) => {}
+            }
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Opens connections as long as another one is wanted and allowed; returns when to look again if it is
+    /// wanted and must wait.
+    fn dial_what_is_wanted(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            let demand = self.pool.queue.demand();
+            if demand.open >= self.pool.settings.min_connections {
+                self.pool.floor.send_if_modified(|stood| !std::mem::replace(stood, true));
+            }
+            if demand.touched {
+                self.touched = true;
+                self.unused_deaths = 0;
+            }
+            let uncovered = self.uncovered(&demand, now);
+            if demand.connecting >= self.pool.settings.max_connecting
+                || !(self.wants_more(&demand) || uncovered.is_some())
+            {
+                return None;
+            }
+            let Some(endpoint) = uncovered.or_else(|| self.pick(&demand, now)) else {
+                return self.backoff.iter().filter_map(|b| b.until).filter(|until| *until > now).min();
+            };
+            // At the cap, the end of a connection wakes the keeper.
+            let permit = self.cap.clone().try_acquire_owned().ok()?;
+            self.spawn(endpoint, permit);
+        }
+    }
+
+    fn wants_more(&self, demand: &Demand) -> bool {
+        if demand.down {
+            return demand.connecting == 0;
+        }
+        let cold = self.unused_deaths >= UNUSED_DEATHS;
+        let floor = if cold { 0 } else { self.pool.settings.min_connections };
+        demand.open + demand.connecting < floor || demand.wanting > demand.connecting
+    }
+
+    /// An endpoint that could share the load and has no connection yet. It has the fewest in flight, so the
+    /// rule of choice would pick it.
+    fn uncovered(&mut self, demand: &Demand, now: Instant) -> Option<usize> {
+        if !self.touched || demand.down || demand.open == 0 {
+            return None;
+        }
+        let found =
+            (0..self.names.len()).find(|e| demand.endpoints[*e] == (0, 0) && self.backoff[*e].is_over(now));
+        self.touched = found.is_some();
+        found
+    }
+
+    /// The endpoint with the fewest connections that may be tried now; one that failed last time is tried by
+    /// one connection at a time.
+    fn pick(&mut self, demand: &Demand, now: Instant) -> Option<usize> {
+        let count = self.names.len();
+        let may = |e: &usize| {
+            let (open, connecting) = demand.endpoints[*e];
+            let troubled = self.backoff[*e].failures > 0 && open == 0;
+            self.backoff[*e].is_over(now) && !(troubled && connecting > 0)
+        };
+        let best = (0..count).filter(may).min_by_key(|e| {
+            let (open, connecting) = demand.endpoints[*e];
+            (open + connecting, (e + count - self.turn) % count)
+        })?;
+        self.turn = (best + 1) % count;
+        Some(best)
+    }
+
+    fn spawn(&mut self, endpoint: usize, permit: OwnedSemaphorePermit) {
+        let connecting = self.pool.queue.connecting(endpoint);
+        let connector = self.connector.clone();
+        let (name, shared) = (self.names[endpoint].clone(), self.shared.clone());
+        let task = self.tasks.spawn(open_and_run(connector, endpoint, connecting, name, shared, permit));
+        self.endpoint_of.insert(task.id(), endpoint);
+    }
+
+    fn ended(&mut self, done: Result<(Id, Result<Ended, DialError>), JoinError>) {
+        let id = done.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let Some(endpoint) = self.endpoint_of.remove(&id) else { return };
+        match done {
+            Ok((_, Ok(ended))) => self.connection_ended(endpoint, ended),
+            Ok((_, Err(error))) => self.dial_failed(endpoint, &error),
+            Err(panic) => {
+                let error = DialError { result: ConnectResult::Error, text: panic.to_string() };
+                self.dial_failed(endpoint, &error);
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, endpoint: usize, error: &DialError) {
+        let retry_in = self.backoff[endpoint].fail(Instant::now());
+        self.pool.events.connect_failed(&self.names[endpoint], error.result, &error.text, retry_in);
+        self.pool.queue.set_unreachable(endpoint);
+        let demand = self.pool.queue.demand();
+        self.touched |= demand.touched;
+        let all_failed = self.backoff.iter().all(|b| b.failures > 0);
+        if demand.open == 0 && demand.connecting == 0 && all_failed {
+            self.pool.queue.set_down(&format!("{}: {}", self.names[endpoint], error.text));
+        }
+    }
+
+    fn connection_ended(&mut self, endpoint: usize, ended: Ended) {
+        let died = matches!(ended.reason, CloseReason::Peer | CloseReason::Lost | CloseReason::Desync);
+        if ended.replies > 0 {
+            self.backoff[endpoint] = Backoff::default();
+            self.unused_deaths = 0;
+        } else if died && ended.lived < STILLBORN {
+            self.backoff[endpoint].fail(Instant::now());
+        }
+        if died && ended.carried == 0 {
+            self.unused_deaths += 1;
+            if self.unused_deaths == UNUSED_DEATHS {
+                self.pool.events.gone_cold(&self.names[endpoint]);
+            }
+        }
+    }
+}
+
+async fn open_and_run(
+    connector: Arc<dyn Connector>,
+    endpoint: usize,
+    connecting: Connecting,
+    name: Arc<str>,
+    shared: Arc<Shared>,
+    permit: OwnedSemaphorePermit,
+) -> Result<Ended, DialError> {
+    let mut back = shared.back.clone();
+    // Cancel-safe: an attempt given up at shutdown closes its socket.
+    let wire = tokio::select! {
+        dialled = dial(&*connector, endpoint, &shared.settings) => dialled?,
+        () = back.reached(Phase::Draining) => {
+            let text = "shutting down".to_owned();
+            return Err(DialError { result: ConnectResult::Error, text });
+        }
+    };
+    shared.events.connected(&name);
+    let wire = wire.holding(permit);
+    Ok(Connection::new(wire, connecting.join(), name, shared).run().await)
+}

@@ -1,1 +1,0 @@
-//! Length-prefixed messages, from configuration alone. Placeholder.

@@ -1,0 +1,275 @@
+//! `frame`: any length-prefixed protocol, from configuration alone.
+//!
+//! Invariant: a frame leaves warmline as it came, but for its id. The length of a frame is known from its
+//! header, before memory is taken for it. Built by `config`; `session` and `connection` hold the halves.
+
+mod check;
+mod layout;
+#[cfg(test)]
+mod model;
+mod preset;
+mod settings;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use self::layout::{IdField, Kind, Layout};
+pub use self::preset::{PRESETS, preset};
+pub use self::settings::{Condition, Field, Heartbeat, Length, Overrides, Settings, Size};
+pub use self::template::{Template, TemplateError};
+use super::{
+    Answered, BadRequest, Downstream, Id, Malformed, Mode, Need, Protocol, Received, Refusal, Reply, Request,
+    SettingsError, Tag, TagSpace, Upstream,
+};
+use crate::wire::{Charge, Output};
+
+/// Header fields and conditions look at the first so many bytes of a frame.
+pub const MAX_HEADER: usize = 1024;
+/// The most length fields.
+pub const MAX_LENGTHS: usize = 8;
+/// The most values of `avoid`. An id of one byte keeps most of its tags.
+pub const MAX_AVOID: usize = 64;
+
+/// The protocol, with its settings. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Frame(Arc<Spec>);
+
+/// What all codecs of one protocol share.
+#[derive(Debug)]
+struct Spec {
+    requests: Layout,
+    replies: Layout,
+    error: Option<Template>,
+    tags: Option<TagSpace>,
+    modes: &'static [Mode],
+    max_message: usize,
+}
+
+impl Frame {
+    /// A protocol of these settings, if they can be.
+    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
+        check::fields(&settings)?;
+        let (requests, replies) = (Layout::of_requests(&settings), Layout::of_replies(&settings));
+        check::templates(&settings, &requests, &replies)?;
+        Ok(Self(Arc::new(Spec {
+            requests,
+            replies,
+            tags: tags(&settings),
+            modes: modes(settings.id.is_some(), settings.in_order),
+            error: settings.error,
+            max_message: settings.max_message,
+        })))
+    }
+}
+
+fn tags(settings: &Settings) -> Option<TagSpace> {
+    let id = settings.id.as_ref()?;
+    let mut avoid = id.avoid.clone();
+    avoid.extend(settings.reply.id.iter().flat_map(|id| &id.avoid));
+    Some(TagSpace { last: last_tag(id.size), avoid })
+}
+
+/// The largest number of `size` bytes.
+fn last_tag(size: usize) -> u64 {
+    u64::MAX >> (u64::BITS as usize - 8 * size)
+}
+
+fn modes(has_id: bool, in_order: bool) -> &'static [Mode] {
+    match (has_id, in_order) {
+        (true, true) => &[Mode::Exclusive, Mode::Pipeline, Mode::Multiplex],
+        (true, false) => &[Mode::Exclusive, Mode::Multiplex],
+        (false, true) => &[Mode::Exclusive, Mode::Pipeline],
+        (false, false) => &[Mode::Exclusive],
+    }
+}
+
+impl Protocol for Frame {
+    fn name(&self) -> &'static str {
+        "frame"
+    }
+
+    fn modes(&self) -> &'static [Mode] {
+        self.0.modes
+    }
+
+    fn tags(&self) -> Option<TagSpace> {
+        self.0.tags.clone()
+    }
+
+    fn max_message(&self) -> usize {
+        self.0.max_message
+    }
+
+    fn downstream(&self) -> Box<dyn Downstream> {
+        Box::new(Requests { spec: self.0.clone(), cutter: Cutter::default() })
+    }
+
+    fn upstream(&self) -> Box<dyn Upstream> {
+        Box::new(Replies { spec: self.0.clone(), cutter: Cutter::default() })
+    }
+}
+
+/// Cuts a stream into frames.
+#[derive(Debug, Default)]
+struct Cutter {
+    /// The length of the frame at the front, once its header was read.
+    total: Option<usize>,
+}
+
+enum Cut {
+    Frame(Bytes),
+    More(Need),
+}
+
+impl Cutter {
+    fn next(&mut self, layout: &Layout, max: usize, input: &mut BytesMut) -> Result<Cut, Malformed> {
+        if self.total.is_none() {
+            self.total = layout.measure(input, max)?;
+        }
+        match self.total {
+            None => Ok(Cut::More(Need::Unknown)),
+            Some(total) if input.len() < total => Ok(Cut::More(Need::Total(total))),
+            Some(total) => {
+                self.total = None;
+                Ok(Cut::Frame(input.split_to(total).freeze()))
+            }
+        }
+    }
+}
+
+/// Reads requests and writes replies.
+#[derive(Debug)]
+struct Requests {
+    spec: Arc<Spec>,
+    cutter: Cutter,
+}
+
+impl Downstream for Requests {
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Received, BadRequest> {
+        let layout = &self.spec.requests;
+        let bytes = match self.cutter.next(layout, self.spec.max_message, input) {
+            Ok(Cut::Frame(bytes)) => bytes,
+            Ok(Cut::More(need)) => return Ok(Received::More(need)),
+            Err(reason) => return oversize(layout, reason, input),
+        };
+        let kind = layout.kind(&bytes);
+        let malformed = |what| BadRequest { id: Id::None, reason: Malformed::Invalid(what) };
+        match kind {
+            Kind::Closing => return Ok(Received::Closing),
+            Kind::Heartbeat(answer) => {
+                let answer =
+                    answer.map(|answer| fill(answer, layout, &self.spec.replies, &bytes)).transpose();
+                return answer.map(Received::Control).map_err(malformed);
+            }
+            Kind::Oneway | Kind::Message => {}
+        }
+        let id = match layout.id {
+            None => Id::None,
+            Some(field) => match field.read(&bytes) {
+                Some(id) => Id::Bits(id),
+                None => return Err(malformed("request is too short to hold its id")),
+            },
+        };
+        let oneway = matches!(kind, Kind::Oneway);
+        Ok(Received::Request { id, request: Request { bytes, oneway, charge: Charge::none() } })
+    }
+
+    fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output) {
+        let Reply { bytes, charge } = reply;
+        match (id, self.spec.replies.id) {
+            (Id::Bits(id), Some(field)) => put(bytes, charge, field, *id, out),
+            _ => out.put_bytes(bytes, charge),
+        }
+    }
+
+    fn refuse(&mut self, id: &Id, _: &Refusal, out: &mut Output) -> bool {
+        let Some(error) = &self.spec.error else { return false };
+        match (id, self.spec.replies.id) {
+            (Id::Bits(id), Some(field)) => out.put(&error.render(&field.write(*id))),
+            // Without its id no client knows which request was refused.
+            (Id::None, Some(_)) => return false,
+            (_, None) => out.put(&error.render(&[])),
+        }
+        true
+    }
+}
+
+/// Reads replies and writes requests.
+#[derive(Debug)]
+struct Replies {
+    spec: Arc<Spec>,
+    cutter: Cutter,
+}
+
+impl Upstream for Replies {
+    fn encode(&mut self, request: &Request, tag: Tag, out: &mut Output) {
+        let (bytes, charge) = (request.bytes.clone(), request.charge.clone());
+        match self.spec.requests.id {
+            Some(field) => put(bytes, charge, field, tag.0, out),
+            None => out.put_bytes(bytes, charge),
+        }
+    }
+
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed> {
+        let layout = &self.spec.replies;
+        let bytes = match self.cutter.next(layout, self.spec.max_message, input)? {
+            Cut::Frame(bytes) => bytes,
+            Cut::More(need) => return Ok(Answered::More(need)),
+        };
+        match layout.kind(&bytes) {
+            Kind::Closing => return Ok(Answered::Closing),
+            Kind::Heartbeat(answer) => {
+                let answer =
+                    answer.map(|answer| fill(answer, layout, &self.spec.requests, &bytes)).transpose();
+                return answer.map(Answered::Control).map_err(Malformed::Invalid);
+            }
+            Kind::Oneway | Kind::Message => {}
+        }
+        let tag = match layout.id {
+            None => None,
+            Some(field) => match field.read(&bytes) {
+                Some(tag) => Some(Tag(tag)),
+                None => return Err(Malformed::Invalid("reply is too short to hold its id")),
+            },
+        };
+        Ok(Answered::Reply { tag, reply: Reply { bytes, charge: Charge::none() } })
+    }
+}
+
+/// The outcome of a request whose length cannot be. One that is merely too large has an id, which is
+/// waited for, so that the refusal can carry it.
+fn oversize(layout: &Layout, reason: Malformed, input: &[u8]) -> Result<Received, BadRequest> {
+    match (reason, layout.id) {
+        (Malformed::TooLarge(_), Some(field)) => match field.read(input) {
+            Some(id) => Err(BadRequest { id: Id::Bits(id), reason }),
+            None => Ok(Received::More(Need::Unknown)),
+        },
+        _ => Err(BadRequest { id: Id::None, reason }),
+    }
+}
+
+/// Writes `message` with `id` in its id field. What follows the field is not copied.
+fn put(message: Bytes, charge: Charge, field: IdField, id: u64, out: &mut Output) {
+    // Codecs only let messages through that hold their id.
+    if message.len() < field.end() {
+        return out.put_bytes(message, charge);
+    }
+    out.put(&message[..field.offset()]);
+    out.put(&field.write(id));
+    out.put_bytes(message.slice(field.end()..), charge);
+}
+
+/// The answer to the `heartbeat` that came in the layout `from`, for the side that reads `to`.
+fn fill(answer: &Template, from: &Layout, to: &Layout, heartbeat: &[u8]) -> Result<Bytes, &'static str> {
+    match (from.id, to.id) {
+        (Some(field), Some(to)) if answer.has_id() => {
+            let id = field.read(heartbeat).ok_or("heartbeat is too short to hold its id")?;
+            Ok(answer.render(&to.write(id)).into())
+        }
+        _ => Ok(answer.render(&[]).into()),
+    }
+}

@@ -1,0 +1,348 @@
+//! The connections of a pool as the queue sees them, and the rule that picks one.
+//!
+//! The endpoint with the fewest in flight (ties rotate); within it the most recently used connection below
+//! `grow_at`, then the least loaded. Plain data: the queue's lock is around it.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use slab::Slab;
+
+use crate::exchange::Exchange;
+
+/// Failures in a row after which an endpoint gets one exchange at a time, as long as others are better.
+const PROBATION_AFTER: u32 = 3;
+
+/// How an exchange left a connection, as far as the endpoint's reputation goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The endpoint replied.
+    Replied,
+    /// It did not, and should have.
+    Failed,
+    /// Says nothing about the endpoint.
+    Neutral,
+}
+
+/// One connection's seat.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) endpoint: usize,
+    /// Given and not done yet, the inbox included.
+    pub(super) in_flight: usize,
+    /// Given and not taken yet.
+    pub(super) inbox: VecDeque<Exchange>,
+    pub(super) waker: Option<Waker>,
+    /// Takes nothing new, for good.
+    pub(super) retiring: bool,
+    /// Takes nothing new, for now.
+    pub(super) resting: bool,
+    /// Everything it has room for is owed to nobody.
+    pub(super) stuck: bool,
+    /// Asked to close, because others wait for its place.
+    pub(super) gives_way: bool,
+    used: u64,
+}
+
+/// What is known of one endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Endpoint {
+    pub(super) in_flight: usize,
+    /// Connections that take new exchanges.
+    pub(super) open: usize,
+    pub(super) connecting: usize,
+    /// The last attempt to connect failed.
+    pub(super) unreachable: bool,
+    failures_in_a_row: u32,
+}
+
+/// All seats of one pool.
+#[derive(Debug)]
+pub(super) struct Roster {
+    pub(super) members: Slab<Member>,
+    pub(super) endpoints: Vec<Endpoint>,
+    room: usize,
+    grow_at: usize,
+    /// The endpoint that wins the next tie.
+    turn: usize,
+    clock: u64,
+}
+
+impl Roster {
+    pub(super) fn new(endpoints: usize, room: usize, grow_at: usize) -> Self {
+        Self {
+            members: Slab::new(),
+            endpoints: vec![Endpoint::default(); endpoints],
+            room,
+            grow_at,
+            turn: 0,
+            clock: 0,
+        }
+    }
+
+    pub(super) fn join(&mut self, endpoint: usize) -> usize {
+        self.endpoints[endpoint].open += 1;
+        self.endpoints[endpoint].unreachable = false;
+        self.clock += 1;
+        self.members.insert(Member {
+            endpoint,
+            in_flight: 0,
+            inbox: VecDeque::new(),
+            waker: None,
+            retiring: false,
+            resting: false,
+            stuck: false,
+            gives_way: false,
+            used: self.clock,
+        })
+    }
+
+    /// Nothing new for this one. Returns what it had been given and not taken.
+    pub(super) fn retire(&mut self, key: usize) -> VecDeque<Exchange> {
+        let member = &mut self.members[key];
+        let endpoint = &mut self.endpoints[member.endpoint];
+        if !member.retiring {
+            member.retiring = true;
+            endpoint.open -= 1;
+        }
+        member.in_flight -= member.inbox.len();
+        endpoint.in_flight -= member.inbox.len();
+        std::mem::take(&mut member.inbox)
+    }
+
+    pub(super) fn leave(&mut self, key: usize) -> VecDeque<Exchange> {
+        let inbox = self.retire(key);
+        let member = self.members.remove(key);
+        self.endpoints[member.endpoint].in_flight -= member.in_flight;
+        inbox
+    }
+
+    pub(super) fn give(&mut self, key: usize, exchange: Exchange) {
+        exchange.slot.mark_given();
+        self.clock += 1;
+        let member = &mut self.members[key];
+        member.used = self.clock;
+        member.in_flight += 1;
+        self.endpoints[member.endpoint].in_flight += 1;
+        self.turn = (member.endpoint + 1) % self.endpoints.len();
+        member.inbox.push_back(exchange);
+        member.wake();
+    }
+
+    pub(super) fn done(&mut self, key: usize, verdict: Verdict) {
+        let member = &mut self.members[key];
+        member.in_flight -= 1;
+        let endpoint = &mut self.endpoints[member.endpoint];
+        endpoint.in_flight -= 1;
+        endpoint.failures_in_a_row = match verdict {
+            Verdict::Replied => 0,
+            Verdict::Failed => endpoint.failures_in_a_row.saturating_add(1),
+            Verdict::Neutral => endpoint.failures_in_a_row,
+        };
+    }
+
+    /// Who gets the next exchange.
+    pub(super) fn choose(&self) -> Option<usize> {
+        let probation = self.probation();
+        let candidates = self.members.iter().filter(|(_, m)| {
+            m.takes(self.room) && !(probation[m.endpoint] && self.endpoints[m.endpoint].in_flight > 0)
+        });
+        candidates.min_by_key(|(_, m)| self.preference(m)).map(|(key, _)| key)
+    }
+
+    /// Smaller is better.
+    fn preference(&self, member: &Member) -> impl Ord + use<> {
+        let count = self.endpoints.len();
+        let turns_away = (member.endpoint + count - self.turn) % count;
+        let crowded = member.in_flight >= self.grow_at;
+        let load = if crowded { member.in_flight } else { 0 };
+        let recency = std::cmp::Reverse(member.used);
+        (self.endpoints[member.endpoint].in_flight, turns_away, crowded, load, recency)
+    }
+
+    /// Which endpoints get one at a time. With nobody better about, none: throttling the last endpoint
+    /// helps no one.
+    fn probation(&self) -> Probation {
+        let failing = |e: &Endpoint| e.failures_in_a_row >= PROBATION_AFTER;
+        let others = self.endpoints.iter().any(|e| e.open > 0 && !failing(e));
+        Probation(if others { self.endpoints.iter().map(failing).collect() } else { Vec::new() })
+    }
+
+    /// Connections that take new exchanges.
+    pub(super) fn open(&self) -> usize {
+        self.endpoints.iter().map(|e| e.open).sum()
+    }
+
+    /// Sockets being opened.
+    pub(super) fn connecting(&self) -> usize {
+        self.endpoints.iter().map(|e| e.connecting).sum()
+    }
+
+    /// Exchanges that more connections would carry better.
+    pub(super) fn overload(&self) -> usize {
+        self.members.iter().map(|(_, m)| m.in_flight.saturating_sub(self.grow_at)).sum()
+    }
+
+    /// Whether some connection is below `grow_at`.
+    pub(super) fn has_slack(&self) -> bool {
+        self.members.iter().any(|(_, m)| m.takes(self.room.min(self.grow_at)))
+    }
+
+    /// Asks up to `count` stuck connections to give way.
+    pub(super) fn evict_stuck(&mut self, count: usize) {
+        let mut left = count;
+        for (_, member) in &mut self.members {
+            if left == 0 {
+                return;
+            }
+            if member.stuck {
+                left -= 1;
+                if !member.gives_way {
+                    member.gives_way = true;
+                    member.wake();
+                }
+            }
+        }
+    }
+}
+
+impl Member {
+    fn takes(&self, room: usize) -> bool {
+        self.in_flight < room && !self.retiring && !self.resting
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Empty if nobody is on probation, which costs nothing.
+struct Probation(Vec<bool>);
+
+impl std::ops::Index<usize> for Probation {
+    type Output = bool;
+
+    fn index(&self, endpoint: usize) -> &bool {
+        self.0.get(endpoint).unwrap_or(&false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{events, exchange};
+
+    fn exchange() -> Exchange {
+        let now = Instant::now();
+        let request = exchange::tests::request(b"q");
+        let events = Arc::new(events::Upstream::new("u"));
+        exchange::open(request, false, now, now + Duration::from_secs(1), &events).0
+    }
+
+    fn give(roster: &mut Roster) -> Option<usize> {
+        let key = roster.choose()?;
+        roster.give(key, exchange());
+        Some(key)
+    }
+
+    #[tokio::test]
+    async fn the_most_recently_used_connection_comes_first() {
+        let mut r = Roster::new(1, 1, 1);
+        let (a, b) = (r.join(0), r.join(0));
+        assert_eq!(give(&mut r), Some(b), "the newest");
+        assert_eq!(give(&mut r), Some(a));
+        assert_eq!(give(&mut r), None);
+        r.done(a, Verdict::Replied);
+        assert_eq!(give(&mut r), Some(a));
+        r.done(a, Verdict::Replied);
+        r.done(b, Verdict::Replied);
+        assert_eq!(give(&mut r), Some(a), "used after b");
+    }
+
+    #[tokio::test]
+    async fn one_connection_fills_to_grow_at_and_then_the_least_loaded_wins() {
+        let mut r = Roster::new(1, 128, 16);
+        let (a, b) = (r.join(0), r.join(0));
+        let first: Vec<_> = (0..16).filter_map(|_| give(&mut r)).collect();
+        assert_eq!(first, [b; 16]);
+        assert!(r.has_slack());
+        let second: Vec<_> = (0..16).filter_map(|_| give(&mut r)).collect();
+        assert_eq!(second, [a; 16]);
+        assert!(!r.has_slack());
+        assert_eq!(r.overload(), 0);
+        let third = (give(&mut r), give(&mut r));
+        assert!(third == (Some(a), Some(b)) || third == (Some(b), Some(a)));
+        assert_eq!(r.overload(), 2);
+    }
+
+    #[tokio::test]
+    async fn endpoints_share_evenly_and_ties_rotate() {
+        let mut r = Roster::new(3, 8, 1);
+        for endpoint in 0..3 {
+            r.join(endpoint);
+        }
+        let keys: Vec<_> = (0..6).filter_map(|_| give(&mut r)).collect();
+        let order: Vec<_> = keys.into_iter().map(|k| r.members[k].endpoint).collect();
+        assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+        // One that keeps nothing in flight still does not get everything.
+        let mut r = Roster::new(2, 1, 1);
+        r.join(0);
+        r.join(1);
+        let mut counts = [0; 2];
+        for _ in 0..10 {
+            let key = give(&mut r).unwrap();
+            counts[r.members[key].endpoint] += 1;
+            r.done(key, Verdict::Replied);
+        }
+        assert_eq!(counts, [5, 5]);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_only_fails_gets_one_at_a_time() {
+        let mut r = Roster::new(2, 8, 8);
+        let (bad, good) = (r.join(0), r.join(1));
+        for _ in 0..PROBATION_AFTER {
+            r.give(bad, exchange());
+            r.done(bad, Verdict::Failed);
+        }
+        let given: Vec<_> = (0..8).filter_map(|_| give(&mut r)).collect();
+        assert_eq!(given.iter().filter(|k| **k == bad).count(), 1);
+        assert_eq!(given.iter().filter(|k| **k == good).count(), 7);
+        r.done(bad, Verdict::Replied);
+        assert_eq!(give(&mut r), Some(bad), "trusted again after one reply");
+        assert_eq!(give(&mut r), Some(bad));
+    }
+
+    #[tokio::test]
+    async fn the_last_endpoint_is_never_throttled() {
+        let mut r = Roster::new(1, 8, 8);
+        let only = r.join(0);
+        for _ in 0..9 {
+            r.give(only, exchange());
+            r.done(only, Verdict::Failed);
+        }
+        assert_eq!((0..8).filter_map(|_| give(&mut r)).count(), 8);
+    }
+
+    #[tokio::test]
+    async fn who_retires_hands_back_what_it_has_not_taken() {
+        let mut r = Roster::new(1, 4, 4);
+        let a = r.join(0);
+        give(&mut r);
+        give(&mut r);
+        let taken = r.members[a].inbox.pop_front();
+        assert_eq!(r.retire(a).len(), 1);
+        assert_eq!((r.members[a].in_flight, r.endpoints[0].in_flight, r.open()), (1, 1, 0));
+        assert_eq!(r.choose(), None);
+        drop(taken);
+        assert!(r.leave(a).is_empty());
+        assert_eq!(r.endpoints[0].in_flight, 0);
+    }
+}

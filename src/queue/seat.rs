@@ -1,0 +1,136 @@
+//! A connection's seat at the queue: the only way by which it comes to work.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::{Queue, Verdict};
+use crate::exchange::Exchange;
+
+/// A place for a connection that is being opened. Dropped, it is free again.
+#[derive(Debug)]
+pub struct Connecting {
+    queue: Arc<Queue>,
+    endpoint: usize,
+}
+
+impl Connecting {
+    pub(super) fn new(queue: Arc<Queue>, endpoint: usize) -> Self {
+        Self { queue, endpoint }
+    }
+
+    /// The connection stands: it takes part from now on.
+    pub fn join(self) -> Seat {
+        let queue = self.queue.clone();
+        let key = {
+            let mut inner = queue.inner();
+            inner.down = None;
+            inner.roster.join(self.endpoint)
+        };
+        // Frees the place of the connecting socket before the new seat is filled: counted once, not twice.
+        drop(self);
+        queue.inner().dispatch();
+        Seat { queue, key }
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.queue.inner().roster.endpoints[self.endpoint].connecting -= 1;
+        self.queue.changed.notify_one();
+    }
+}
+
+/// A connection's seat. Dropped, the connection takes no part any more, and what it was given and has not
+/// taken goes back in front of the queue.
+#[derive(Debug)]
+pub struct Seat {
+    queue: Arc<Queue>,
+    key: usize,
+}
+
+impl Seat {
+    /// Completes when there is something to take or the connection is to give way.
+    pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.queue.inner();
+        let member = &mut inner.roster.members[self.key];
+        if !member.inbox.is_empty() || member.gives_way {
+            return Poll::Ready(());
+        }
+        if !member.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            member.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// The next exchange. [`Seat::done`] must follow.
+    pub fn take(&self) -> Option<Exchange> {
+        self.queue.inner().roster.members[self.key].inbox.pop_front()
+    }
+
+    /// One exchange is over: its room is free.
+    pub fn done(&self, verdict: Verdict) {
+        let mut inner = self.queue.inner();
+        inner.roster.done(self.key, verdict);
+        inner.dispatch();
+    }
+
+    /// Takes nothing new until told otherwise.
+    pub fn rest(&self, resting: bool) {
+        let mut inner = self.queue.inner();
+        inner.roster.members[self.key].resting = resting;
+        inner.dispatch();
+    }
+
+    /// Everything this connection has room for is owed to nobody, or no longer is.
+    pub fn set_stuck(&self, stuck: bool) {
+        let mut inner = self.queue.inner();
+        let member = &mut inner.roster.members[self.key];
+        member.stuck = stuck;
+        member.gives_way &= stuck;
+        inner.dispatch();
+    }
+
+    /// Whether a stuck connection is to close because others wait.
+    pub fn gives_way(&self) -> bool {
+        self.queue.inner().roster.members[self.key].gives_way
+    }
+
+    /// Takes nothing new any more. The keeper may open another connection meanwhile.
+    pub fn retire(&self) {
+        let mut inner = self.queue.inner();
+        let inbox = inner.roster.retire(self.key);
+        inner.put_back(inbox);
+        drop(inner);
+        self.queue.changed.notify_one();
+    }
+
+    /// Retires an idle connection if the pool stays at its floor without it, and nothing has landed in the
+    /// inbox meanwhile.
+    pub fn retire_if_spare(&self) -> bool {
+        let spare = {
+            let mut inner = self.queue.inner();
+            let spare = inner.roster.members[self.key].in_flight == 0
+                && inner.roster.open() > self.queue.settings.min_connections;
+            if spare {
+                let inbox = inner.roster.retire(self.key);
+                debug_assert!(inbox.is_empty());
+            }
+            spare
+        };
+        if spare {
+            self.queue.changed.notify_one();
+        }
+        spare
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut inner = self.queue.inner();
+        let inbox: VecDeque<Exchange> = inner.roster.leave(self.key);
+        inner.put_back(inbox);
+        drop(inner);
+        self.queue.changed.notify_one();
+    }
+}

@@ -1,0 +1,253 @@
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::protocol::Request;
+use crate::wire::Charge;
+use crate::{events, exchange};
+
+fn settings(room: usize, max_waiting: usize) -> Settings {
+    Settings { endpoints: 2, max_waiting, room, grow_at: 1, min_connections: 1 }
+}
+
+/// A queue and everything around it, under a name for each exchange.
+struct Rig {
+    queue: Arc<Queue>,
+    events: Arc<events::Upstream>,
+    tickets: BTreeMap<u64, Ticket>,
+    seats: Vec<(Seat, Vec<Exchange>, bool)>,
+    next: u64,
+}
+
+impl Rig {
+    fn new(room: usize, max_waiting: usize) -> Self {
+        let queue = Queue::new(settings(room, max_waiting));
+        let events = Arc::new(events::Upstream::new("u"));
+        Self { queue, events, tickets: BTreeMap::new(), seats: Vec::new(), next: 0 }
+    }
+
+    fn push(&mut self) -> u64 {
+        let now = Instant::now();
+        let bytes = Bytes::copy_from_slice(&self.next.to_be_bytes());
+        let request = Request { bytes, oneway: false, charge: Charge::none() };
+        let (exchange, ticket) =
+            exchange::open(request, false, now, now + Duration::from_secs(9), &self.events);
+        self.queue.push(exchange);
+        self.tickets.insert(self.next, ticket);
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn join(&mut self, endpoint: usize) {
+        self.seats.push((self.queue.connecting(endpoint).join(), Vec::new(), false));
+    }
+
+    fn take(&mut self, seat: usize) -> Option<u64> {
+        let (seat, taken, _) = &mut self.seats[seat];
+        let exchange = seat.take()?;
+        let name = name(&exchange);
+        taken.push(exchange);
+        Some(name)
+    }
+
+    fn finish(&mut self, seat: usize) -> Option<u64> {
+        let (seat, taken, _) = &mut self.seats[seat];
+        if taken.is_empty() {
+            return None;
+        }
+        let exchange = taken.remove(0);
+        let _ = exchange.slot.sent();
+        seat.done(Verdict::Replied);
+        Some(name(&exchange))
+    }
+
+    fn answer(&mut self, name: u64) -> Option<exchange::Answer> {
+        let ticket = self.tickets.get_mut(&name)?;
+        match ticket.poll_answer(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+            std::task::Poll::Ready(answer) => Some(answer),
+            std::task::Poll::Pending => None,
+        }
+    }
+}
+
+fn name(exchange: &Exchange) -> u64 {
+    exchange.request.bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b))
+}
+
+#[tokio::test]
+async fn beyond_max_waiting_a_push_is_refused_at_once() {
+    let mut rig = Rig::new(1, 2);
+    rig.push();
+    rig.push();
+    let third = rig.push();
+    assert!(matches!(rig.answer(third), Some(Err(Refusal::QueueFull))));
+    assert_eq!(rig.queue.figures().waiting, 2);
+}
+
+#[tokio::test]
+async fn what_ends_while_it_waits_leaves_at_once() {
+    let mut rig = Rig::new(1, 9);
+    let first = rig.push();
+    let second = rig.push();
+    rig.tickets[&first].abandon().unwrap();
+    rig.queue.withdraw(&rig.tickets[&first]);
+    assert_eq!(rig.queue.figures().waiting, 1);
+    rig.join(0);
+    assert_eq!(rig.take(0), Some(second));
+    assert_eq!(rig.take(0), None);
+}
+
+#[tokio::test]
+async fn what_a_lost_connection_had_not_begun_is_next_again_in_order() {
+    let mut rig = Rig::new(3, 9);
+    rig.join(0);
+    for _ in 0..5 {
+        rig.push();
+    }
+    assert_eq!(rig.take(0), Some(0));
+    let (seat, taken, _) = rig.seats.remove(0);
+    drop(seat);
+    rig.join(1);
+    assert_eq!([rig.take(0), rig.take(0), rig.take(0)], [Some(1), Some(2), Some(3)]);
+    drop(taken);
+    assert!(matches!(rig.answer(0), Some(Err(Refusal::Lost))));
+}
+
+#[tokio::test]
+async fn a_pool_that_is_down_refuses_until_a_connection_joins() {
+    let mut rig = Rig::new(1, 9);
+    let waiting = rig.push();
+    rig.queue.set_down("connection refused");
+    let down = Refusal::Down("connection refused".into());
+    assert_eq!(rig.answer(waiting).unwrap().unwrap_err(), down);
+    let later = rig.push();
+    assert_eq!(rig.answer(later).unwrap().unwrap_err(), down);
+    rig.join(0);
+    let served = rig.push();
+    assert_eq!(rig.take(0), Some(served));
+    rig.queue.set_down("too late");
+    let queued = rig.push();
+    assert!(rig.answer(queued).is_none(), "one connection is open: wait for it");
+}
+
+#[tokio::test]
+async fn a_stuck_connection_gives_way_only_if_others_wait() {
+    let mut rig = Rig::new(1, 9);
+    rig.join(0);
+    rig.push();
+    rig.take(0);
+    rig.seats[0].0.set_stuck(true);
+    assert!(!rig.seats[0].0.gives_way());
+    rig.push();
+    assert!(rig.seats[0].0.gives_way());
+    rig.seats[0].0.set_stuck(false);
+    assert!(!rig.seats[0].0.gives_way());
+}
+
+#[tokio::test]
+async fn the_floor_does_not_idle_out() {
+    let mut rig = Rig::new(1, 9);
+    rig.join(0);
+    rig.join(0);
+    assert!(rig.seats[1].0.retire_if_spare());
+    assert!(!rig.seats[0].0.retire_if_spare());
+}
+
+#[tokio::test]
+async fn demand_counts_what_more_connections_would_carry() {
+    let mut rig = Rig::new(4, 9);
+    let queue = rig.queue.clone();
+    let connecting = queue.connecting(1);
+    rig.join(0);
+    for _ in 0..6 {
+        rig.push();
+    }
+    let demand = rig.queue.demand();
+    assert_eq!(demand.wanting, 2 + 3, "two wait, three are above grow_at");
+    assert_eq!(demand.endpoints, [(1, 0), (0, 1)]);
+    assert_eq!((demand.open, demand.connecting, demand.touched), (1, 1, true));
+    drop(connecting);
+    assert_eq!(rig.queue.demand().connecting, 0);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push,
+    Join(usize),
+    Take(usize),
+    Finish(usize),
+    Retire(usize),
+    Leave(usize),
+    Abandon(u64),
+    Rest(usize, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => Just(Step::Push),
+        2 => (0usize..2).prop_map(Step::Join),
+        6 => (0usize..6).prop_map(Step::Take),
+        6 => (0usize..6).prop_map(Step::Finish),
+        1 => (0usize..6).prop_map(Step::Retire),
+        1 => (0usize..6).prop_map(Step::Leave),
+        2 => (0u64..200).prop_map(Step::Abandon),
+        1 => (0usize..6, any::<bool>()).prop_map(|(s, r)| Step::Rest(s, r)),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, in whatever order: nothing overtakes, nothing is lost, no bound is passed, and
+    /// nobody waits while there is room.
+    #[test]
+    fn the_queue_keeps_its_promises(
+        steps in prop::collection::vec(step(), 1..200),
+        room in 1usize..4,
+        max_waiting in 0usize..8,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _guard = runtime.enter();
+        let mut rig = Rig::new(room, max_waiting);
+        let mut begun = std::collections::BTreeSet::new();
+        let mut resting = Vec::new();
+        for step in steps {
+            let there = |seat: usize| seat < rig.seats.len();
+            match step {
+                Step::Push => { rig.push(); }
+                Step::Join(endpoint) if rig.seats.len() < 6 => { rig.join(endpoint); resting.push(false); }
+                Step::Take(seat) if there(seat) => {
+                    if let Some(name) = rig.take(seat) {
+                        prop_assert!(begun.insert(name), "{name} was given twice");
+                    }
+                }
+                Step::Finish(seat) if there(seat) => { rig.finish(seat); }
+                Step::Retire(seat) if there(seat) => { rig.seats[seat].0.retire(); rig.seats[seat].2 = true; }
+                Step::Leave(seat) if there(seat) => { rig.seats.remove(seat); resting.remove(seat); }
+                Step::Abandon(name) => if let Some(ticket) = rig.tickets.get(&name) {
+                    let _ = ticket.abandon();
+                    rig.queue.withdraw(ticket);
+                }
+                Step::Rest(seat, rest) if there(seat) => { rig.seats[seat].0.rest(rest); resting[seat] = rest; }
+                _ => {}
+            }
+            let inner = rig.queue.inner();
+            let mut in_flight = [0; 2];
+            for (_, member) in &inner.roster.members {
+                prop_assert!(member.in_flight <= room);
+                in_flight[member.endpoint] += member.in_flight;
+            }
+            for (endpoint, expected) in in_flight.into_iter().enumerate() {
+                prop_assert_eq!(inner.roster.endpoints[endpoint].in_flight, expected);
+            }
+            let order: Vec<u64> = inner.waiting.values().map(|w| name(&w.exchange)).collect();
+            prop_assert!(order.windows(2).all(|w| w[0] < w[1]), "out of order: {order:?}");
+            prop_assert!(inner.waiting.is_empty() || inner.roster.choose().is_none(), "waits beside room");
+            prop_assert!(inner.waiting.values().all(|w| !w.exchange.slot.is_ended()));
+            drop(inner);
+        }
+        rig.seats.clear();
+        let waiting = rig.queue.figures().waiting as u64;
+        prop_assert_eq!(rig.events.accepted.get(), rig.events.outcomes.sum() + waiting);
+    }
+}

@@ -1,0 +1,521 @@
+//! One client: reads its requests, brings them to the pool and writes the answers.
+//!
+//! Invariant: every request read is answered by its reply, by a refusal in the protocol's words, or by a
+//! close. Reading and writing advance together. A FIN abandons nothing; only an RST or a socket error does.
+//! Spawned by the listener.
+
+mod idle;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::events::{self, ClientTimeout};
+use crate::exchange::{self, Answer, Ticket};
+use crate::lifecycle::{Alarm, Phase, Watch};
+use crate::pool::Pool;
+use crate::protocol::{BadRequest, Downstream, Id, Malformed, Need, Protocol, Received, Refusal, Request};
+use crate::wire::{Budget, Charging, Close, Input, Interest, Output, Purpose, Wire};
+pub use idle::IdleClients;
+use idle::IdlePlace;
+
+/// At a drain, how long a client that has just connected may take to send its first byte.
+const DRAIN_FIRST_BYTE: Duration = Duration::from_secs(1);
+/// How long a client that was told why it is cut off may take to close.
+const LINGER: Duration = Duration::from_secs(1);
+/// Bytes waiting for the client above which nothing more is read from it.
+const MAX_UNWRITTEN: usize = 64 * 1024;
+/// Bytes that a client must take for `client_write` to start anew: a trickle does not count as progress.
+const PROGRESS: u64 = 64 * 1024;
+
+/// How client connections are closed; the details are in the README under "Closing".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientClose {
+    /// FIN+RST where the exchange is over, RST after a late FIN, else FIN.
+    Auto,
+    /// Never an RST.
+    Fin,
+    /// As `Auto`, and clients closed for idleness are reset.
+    Reset,
+}
+
+/// What a session needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Clients send one request per connection: warmline closes first.
+    pub one_shot: bool,
+    /// How to close.
+    pub client_close: ClientClose,
+    /// For a first byte, and for a whole request.
+    pub client_read: Duration,
+    /// Between requests.
+    pub client_idle: Duration,
+    /// For the client to take its reply.
+    pub client_write: Duration,
+    /// Requests outstanding at a time; 1 unless the pool multiplexes.
+    pub max_per_client: usize,
+}
+
+/// What all sessions of an upstream share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The upstream's settings for sessions.
+    pub settings: Settings,
+    /// The protocol spoken.
+    pub protocol: Arc<dyn Protocol>,
+    /// Where requests go.
+    pub pool: Arc<Pool>,
+    /// Memory for requests.
+    pub budget: Budget,
+    /// Who is idle.
+    pub idle: IdleClients,
+    /// The front half's switch.
+    pub front: Watch,
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A one-shot client has its reply.
+    Served,
+    /// The client closed after it had everything.
+    LateFin,
+    /// The client closed its half before it had everything.
+    EarlyFin,
+    /// The client was idle for too long, or gives way to another one.
+    Idle,
+    /// The client was told why it is cut off, and may still be sending.
+    CutOff,
+    /// The protocol has no words for what the client must be told.
+    NoWords,
+    /// Shutting down, nothing is outstanding.
+    Drained,
+    /// The socket failed, or shutdown is at once.
+    Gone,
+    /// The client does not read or write fast enough.
+    Slow,
+}
+
+/// A client's session.
+#[derive(Debug)]
+pub struct Session {
+    wire: Wire,
+    codec: Box<dyn Downstream>,
+    input: Input,
+    output: Output,
+    /// Requests without an answer yet, oldest first.
+    outstanding: VecDeque<(Id, Ticket)>,
+    shared: Arc<Shared>,
+    events: Arc<events::Upstream>,
+    front: Watch,
+    /// No more requests are read, and when everything is written the session ends like this.
+    ending: Option<End>,
+    /// The client has sent FIN, and this is how the session ends when everything is answered.
+    fin: Option<End>,
+    /// Memory for the rest of a request is being waited for, in bytes.
+    memory: Option<(usize, Charging)>,
+    idle: Option<IdlePlace>,
+    requests: u64,
+    /// The last message was one that a one-shot client waits no reply for.
+    unanswered: bool,
+    /// Since when the session has been in its present state of reading: see [`Session::read_deadline`].
+    reading_since: Instant,
+    /// When the client has last taken enough, and how much it had then.
+    writing_since: (Instant, u64),
+    /// The next look at the outstanding exchanges.
+    expiry: Option<Instant>,
+}
+
+impl Session {
+    /// A session for the client behind `wire`.
+    pub fn new(wire: Wire, shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        Self {
+            wire,
+            codec: shared.protocol.downstream(),
+            input: Input::new(),
+            output: Output::new(),
+            outstanding: VecDeque::new(),
+            events: shared.pool.events().clone(),
+            front: shared.front.clone(),
+            shared,
+            ending: None,
+            fin: None,
+            memory: None,
+            idle: None,
+            requests: 0,
+            unanswered: false,
+            reading_since: now,
+            writing_since: (now, 0),
+            expiry: None,
+        }
+    }
+
+    /// Serves the client until the session ends.
+    pub async fn run(mut self) {
+        self.events.client_opened();
+        let mut alarm = Alarm::default();
+        let end = loop {
+            if let Err(end) = self.turn() {
+                break end;
+            }
+            if let Err(end) = self.wait(&mut alarm).await {
+                break end;
+            }
+        };
+        let end = self.outlive_oneways(end).await;
+        self.close(end).await;
+    }
+
+    fn turn(&mut self) -> Result<(), End> {
+        self.read()?;
+        // Answers make room for requests that wait in the buffer, and writing makes room for answers.
+        loop {
+            let buffered = self.input.bytes.len();
+            self.decode()?;
+            self.flush()?;
+            if self.input.bytes.len() == buffered {
+                break;
+            }
+        }
+        self.keep_time(Instant::now())?;
+        self.look_for_end()
+    }
+
+    // ---- read, decode, admit
+
+    fn read(&mut self) -> Result<(), End> {
+        while self.wants_input() {
+            let starts = self.input.bytes.is_empty();
+            match self.input.read(&mut self.wire) {
+                Ok(0) => self.note_fin()?,
+                Ok(_) => {
+                    self.idle = None;
+                    if starts {
+                        self.reading_since = Instant::now();
+                    }
+                    self.decode()?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return Err(End::Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// After everything was answered and acknowledged, a FIN is the end. Before that it may as well be a
+    /// half-close by a client that still reads.
+    fn note_fin(&mut self) -> Result<(), End> {
+        let over = self.outstanding.is_empty() && self.input.bytes.is_empty() && self.output.is_empty();
+        let late = over && self.requests > 0 && !self.unanswered && self.wire.is_drained();
+        self.fin = Some(if late { End::LateFin } else { End::EarlyFin });
+        self.decode()
+    }
+
+    /// Bytes beyond the requests that may be outstanding wait in the buffer, and beyond the buffer with the
+    /// client.
+    fn wants_input(&self) -> bool {
+        self.fin.is_none()
+            && self.ending.is_none()
+            && self.memory.is_none()
+            && self.input.has_room()
+            && self.output.len() < MAX_UNWRITTEN
+    }
+
+    fn may_decode(&self) -> bool {
+        self.ending.is_none()
+            && self.outstanding.len() < self.shared.settings.max_per_client
+            && self.output.len() < MAX_UNWRITTEN
+    }
+
+    fn decode(&mut self) -> Result<(), End> {
+        while self.may_decode() && !self.input.bytes.is_empty() {
+            match self.codec.decode(&mut self.input.bytes) {
+                Ok(Received::Request { id, request }) => self.admit(id, request),
+                Ok(Received::Control(answer)) => {
+                    self.input.take_charge();
+                    self.reading_since = Instant::now();
+                    self.unanswered = true;
+                    self.output.put(answer.as_deref().unwrap_or_default());
+                }
+                Ok(Received::Closing) => {
+                    self.input.take_charge();
+                    self.ending = Some(End::EarlyFin);
+                }
+                Ok(Received::More(need)) => return self.expect_more(need),
+                Err(bad) => {
+                    self.refuse_malformed(&bad);
+                    return Ok(());
+                }
+            }
+        }
+        self.input.shrink();
+        Ok(())
+    }
+
+    fn admit(&mut self, id: Id, mut request: Request) {
+        request.charge = self.input.take_charge();
+        self.unanswered = request.oneway;
+        let ticket = self.shared.pool.admit(request, self.requests == 0);
+        self.requests += 1;
+        self.reading_since = Instant::now();
+        self.expiry = None;
+        self.outstanding.push_back((id, ticket));
+    }
+
+    fn expect_more(&mut self, need: Need) -> Result<(), End> {
+        let filled = self.input.bytes.len();
+        if self.fin.is_some() {
+            self.events.request_truncated(&self.wire.peer(), filled);
+            self.input.bytes.clear();
+            return Ok(());
+        }
+        match need.beyond(filled, self.input.limit(), self.shared.protocol.max_message()) {
+            Ok(None) => {}
+            Ok(Some(total)) => match self.shared.budget.try_charge(total, Purpose::Request) {
+                Some(charge) => self.input.grow(total, charge),
+                None => {
+                    self.events.memory_waited(total);
+                    self.memory = Some((total, self.shared.budget.charge(total, Purpose::Request)));
+                }
+            },
+            Err(reason) => self.refuse_malformed(&BadRequest { id: Id::None, reason }),
+        }
+        Ok(())
+    }
+
+    /// What follows a malformed request cannot be understood either: the client is told, and cut off.
+    fn refuse_malformed(&mut self, bad: &BadRequest) {
+        let refusal = match bad.reason {
+            Malformed::TooLarge(_) => Refusal::TooLarge,
+            Malformed::Invalid(_) => Refusal::Malformed,
+        };
+        self.events.malformed(&self.wire.peer(), &bad.reason, &self.input.bytes);
+        exchange::refuse_unopened(&refusal, &self.events);
+        self.codec.refuse(&bad.id, &refusal, &mut self.output);
+        self.input.bytes.clear();
+        self.ending = Some(End::CutOff);
+    }
+
+    // ---- answer, write
+
+    fn answer(&mut self, id: &Id, answer: Answer) {
+        match answer {
+            Ok(Some(reply)) => self.codec.encode(id, reply, &mut self.output),
+            Ok(None) => {}
+            Err(refusal) => {
+                if !self.codec.refuse(id, &refusal, &mut self.output) {
+                    self.ending = self.ending.or(Some(End::NoWords));
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), End> {
+        if self.output.is_empty() {
+            self.writing_since = (Instant::now(), self.output.written());
+            return Ok(());
+        }
+        if self.is_served() {
+            // The last bytes and the FIN go out together.
+            if self.wire.try_flush_last(&mut self.output).map_err(|_| End::Gone)? {
+                return Err(End::Served);
+            }
+        } else {
+            self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
+        }
+        if self.output.is_empty() || self.output.written() - self.writing_since.1 >= PROGRESS {
+            self.writing_since = (Instant::now(), self.output.written());
+        }
+        Ok(())
+    }
+
+    // ---- time and end
+
+    fn keep_time(&mut self, now: Instant) -> Result<(), End> {
+        if self.front.phase() == Phase::Stopped {
+            return Err(End::Gone);
+        }
+        if self.expiry.is_none_or(|at| at <= now) {
+            let pool = &self.shared.pool;
+            self.expiry = self.outstanding.iter().map(|(_, ticket)| pool.expire(ticket, now)).min();
+        }
+        if self.write_deadline().is_some_and(|at| at <= now) {
+            return Err(self.timed_out(ClientTimeout::Write, End::Slow));
+        }
+        if self.read_deadline().is_some_and(|at| at <= now) {
+            let between = self.is_between_requests();
+            return Err(match between {
+                true if self.front.phase() == Phase::Running => {
+                    self.timed_out(ClientTimeout::Idle, End::Idle)
+                }
+                true => End::Drained,
+                false => self.timed_out(ClientTimeout::Read, End::Slow),
+            });
+        }
+        Ok(())
+    }
+
+    fn timed_out(&self, kind: ClientTimeout, end: End) -> End {
+        self.events.client_timed_out(kind, &self.wire.peer());
+        end
+    }
+
+    fn write_deadline(&self) -> Option<Instant> {
+        (!self.output.is_empty()).then(|| self.writing_since.0 + self.shared.settings.client_write)
+    }
+
+    /// While nothing is outstanding the client owes us something: its first byte, the rest of a request, or,
+    /// between requests, a sign of life.
+    fn read_deadline(&self) -> Option<Instant> {
+        if !self.outstanding.is_empty() || !self.output.is_empty() || self.memory.is_some() {
+            return None;
+        }
+        let settings = &self.shared.settings;
+        let draining = self.front.phase() != Phase::Running;
+        let patience = match (self.is_between_requests(), self.input.bytes.is_empty()) {
+            (true, _) if draining => Duration::ZERO,
+            (true, _) => settings.client_idle,
+            (false, true) if draining => settings.client_read.min(DRAIN_FIRST_BYTE),
+            (false, _) => settings.client_read,
+        };
+        Some(self.reading_since + patience)
+    }
+
+    fn is_between_requests(&self) -> bool {
+        (self.requests > 0 || self.unanswered) && self.input.bytes.is_empty()
+    }
+
+    /// Whether a one-shot client has all it came for. A further byte, if there was one, has been read: each
+    /// turn reads first.
+    fn is_served(&self) -> bool {
+        self.shared.settings.one_shot
+            && self.requests > 0
+            && !self.unanswered
+            && self.outstanding.is_empty()
+            && self.input.bytes.is_empty()
+            && self.ending.or(self.fin).is_none()
+    }
+
+    fn look_for_end(&mut self) -> Result<(), End> {
+        if !self.outstanding.is_empty() || !self.output.is_empty() {
+            return Ok(());
+        }
+        if let Some(end) = self.ending.or(self.fin) {
+            return Err(end);
+        }
+        if self.is_served() {
+            return Err(End::Served);
+        }
+        if self.is_between_requests() && self.idle.is_none() {
+            self.idle = Some(self.shared.idle.enter());
+        }
+        Ok(())
+    }
+
+    // ---- wait
+
+    async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), End> {
+        let times = [self.expiry, self.write_deadline(), self.read_deadline()];
+        let deadline = times.into_iter().flatten().min();
+        let interest = Interest { read: self.wants_input(), write: !self.output.is_empty() };
+        let next_phase = if self.front.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
+        let (mut granted, mut answered) = (None, None);
+        // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
+        // of itself at once.
+        tokio::select! {
+            found = next_answer(&mut self.outstanding) => answered = Some(found),
+            ready = self.wire.ready(interest) => ready.map_err(|_| End::Gone)?,
+            charge = async { match &mut self.memory {
+                Some((_, charging)) => charging.await,
+                None => std::future::pending().await,
+            } } => granted = Some(charge),
+            () = async { match &self.idle {
+                Some(place) => place.evicted().await,
+                None => std::future::pending().await,
+            } } => return self.evicted(),
+            () = alarm.reached(deadline) => {}
+            () = self.front.reached(next_phase) => {}
+        }
+        if let Some((index, answer)) = answered
+            && let Some((id, _)) = self.outstanding.remove(index)
+        {
+            self.reading_since = Instant::now();
+            self.expiry = None;
+            self.answer(&id, answer);
+        }
+        if let Some(charge) = granted
+            && let Some((total, _)) = self.memory.take()
+        {
+            self.reading_since = Instant::now();
+            self.input.grow(total, charge);
+        }
+        Ok(())
+    }
+
+    /// Gives way to a new client, unless a request has come meanwhile.
+    fn evicted(&mut self) -> Result<(), End> {
+        self.read()?;
+        if self.outstanding.is_empty() && self.input.bytes.is_empty() {
+            self.events.client_evicted();
+            return Err(End::Idle);
+        }
+        Ok(())
+    }
+
+    /// The client is gone or cut: its calls are abandoned, but a one-way request that was read whole is sent.
+    async fn outlive_oneways(&mut self, end: End) -> End {
+        let stopped = self.front.phase() == Phase::Stopped;
+        for (_, ticket) in &self.outstanding {
+            if stopped || !ticket.is_oneway() {
+                self.shared.pool.abandon(ticket);
+            }
+        }
+        self.outstanding.retain(|(_, ticket)| ticket.is_oneway());
+        while !self.outstanding.is_empty() && self.front.phase() != Phase::Stopped {
+            let now = Instant::now();
+            let pool = &self.shared.pool;
+            let look_again = self.outstanding.iter().map(|(_, ticket)| pool.expire(ticket, now)).min();
+            let mut alarm = Alarm::default();
+            // Cancel-safe: as in `wait`.
+            tokio::select! {
+                (index, _) = next_answer(&mut self.outstanding) => { self.outstanding.remove(index); }
+                () = alarm.reached(look_again) => {}
+                () = self.front.reached(Phase::Stopped) => {}
+            }
+        }
+        end
+    }
+
+    async fn close(self, end: End) {
+        let patience = self.shared.settings.client_write;
+        let style = self.shared.settings.client_close;
+        self.events.client_closed();
+        let plain = style == ClientClose::Fin;
+        match end {
+            End::Gone => self.wire.reset(),
+            End::CutOff => self.wire.linger(LINGER).await,
+            End::LateFin if !plain => self.wire.reset(),
+            End::Served | End::Drained if !plain => self.wire.close(Close::FinReset, patience).await,
+            End::Idle if style == ClientClose::Reset => self.wire.reset(),
+            _ => self.wire.close(Close::Fin, patience).await,
+        }
+    }
+}
+
+/// The next answer, and which of the outstanding exchanges it is for. Cancel-safe.
+async fn next_answer(outstanding: &mut VecDeque<(Id, Ticket)>) -> (usize, Answer) {
+    std::future::poll_fn(|cx| {
+        for (index, (_, ticket)) in outstanding.iter_mut().enumerate() {
+            if let Poll::Ready(answer) = ticket.poll_answer(cx) {
+                return Poll::Ready((index, answer));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

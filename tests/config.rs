@@ -1,0 +1,247 @@
+//! Configurations, good and bad, through the real binary; and any text at all through the library.
+//!
+//! A file of `fixtures/config/invalid` is refused with exactly the text beside it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use proptest::prelude::*;
+use warmline::config::{Plan, Source};
+
+fn fixtures(of: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(of)
+}
+
+fn warmline(directory: &Path, args: &[&str]) -> Output {
+    Command::cargo_bin("warmline").unwrap().current_dir(directory).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The names of the configurations in `directory`, in order.
+fn names(directory: &Path) -> Vec<String> {
+    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let configs = files.filter(|path| path.extension() == Some(OsStr::new("toml")));
+    let mut names: Vec<_> =
+        configs.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_wrong_is_said_exactly() {
+    let directory = fixtures("invalid");
+    let names = names(&directory);
+    assert!(names.len() >= 12, "{names:?}");
+    let mut different = Vec::new();
+    for name in names {
+        let expected = fs::read_to_string(directory.join(&name).with_extension("txt")).unwrap();
+        let output = warmline(&directory, &["check", &name]);
+        assert_eq!(output.status.code(), Some(78), "{name}");
+        assert_eq!(text(&output.stdout), "", "{name}");
+        if text(&output.stderr) != expected {
+            different.push(format!("{name}\n{}\ninstead of\n{expected}", text(&output.stderr)));
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[test]
+fn what_is_wrong_is_said_to_machines() {
+    let output = warmline(&fixtures("invalid"), &["check", "stall.toml", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(text(&output.stderr), "");
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = serde_json::json!({ "ok": false, "errors": [{
+        "file": "stall.toml",
+        "line": 8,
+        "column": 9,
+        "message": "`stall` is shorter than `request`",
+        "help": "a reply may take as long as `request`: write as much or more, or leave it out",
+    }] });
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn what_is_right_is_accepted() {
+    let directory = fixtures("valid");
+    for name in names(&directory) {
+        let output = warmline(&directory, &["check", &name]);
+        assert_eq!(text(&output.stderr), "", "{name}");
+        assert_eq!(output.status.code(), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn the_shipped_file_comes_to_this() {
+    let output = warmline(Path::new(env!("CARGO_MANIFEST_DIR")), &["check", "config/warmline.toml"]);
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(
+        text(&output.stdout),
+        "\
+config/warmline.toml: ok
+upstream example
+  listen          127.0.0.1:7600
+  endpoints       127.0.0.1:9090
+  protocol        frame, exclusive, messages up to 16.0 MiB
+  connections     1 to 32, one request at a time on each
+  requests        up to 1024 waiting for 3s, answered within 15s
+  clients         up to 10000
+admin             unix:/run/warmline/admin.sock
+in all            10000 clients, 32 upstream connections
+file descriptors  at most 10097
+memory            256.0 MiB of buffers, at most 392.2 MiB in all
+"
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn init_prints_what_check_accepts() {
+    let directory = tempdir("init");
+    for protocol in ["line", "frame", "netty4", "swoole", "tars", "brpc"] {
+        let printed = warmline(&directory, &["init", "--protocol", protocol]);
+        assert_eq!(printed.status.code(), Some(0), "{protocol}");
+        fs::write(directory.join("printed.toml"), &printed.stdout).unwrap();
+        let checked = warmline(&directory, &["check", "printed.toml"]);
+        assert_eq!(text(&checked.stderr), "", "{protocol}");
+        assert_eq!(checked.status.code(), Some(0), "{protocol}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused() {
+    let directory = tempdir("unread");
+    let output = warmline(&directory, &["check", "absent.toml"]);
+    assert_eq!(text(&output.stderr), "absent.toml: cannot be read: No such file or directory (os error 2)\n");
+    assert_eq!(output.status.code(), Some(78));
+
+    fs::write(directory.join("long.toml"), vec![b'#'; (1 << 20) + 1]).unwrap();
+    let output = warmline(&directory, &["check", "long.toml"]);
+    assert_eq!(text(&output.stderr), "long.toml: is longer than 1 MiB; a configuration is not\n");
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
+fn the_command_line_is_checked() {
+    let directory = tempdir("usage");
+    let cases: &[&[&str]] = &[
+        &[],
+        &["serve"],
+        &["run"],
+        &["run", "--listen", "127.0.0.1:0"],
+        &["run", "--config", "a", "--listen", "127.0.0.1:0", "--endpoint", "a:1", "--protocol", "line"],
+        &["check"],
+        &["init", "--protocol", "tcp"],
+        &["healthcheck", "--admin", "nowhere"],
+    ];
+    for args in cases {
+        let output = warmline(&directory, args);
+        assert_eq!(output.status.code(), Some(64), "{args:?}");
+        assert_eq!(text(&output.stdout), "", "{args:?}");
+    }
+    for args in [["--help"], ["--version"]] {
+        assert_eq!(warmline(&directory, &args).status.code(), Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn flags_are_refused_like_the_file_they_stand_for() {
+    let args = ["run", "--listen", "127.0.0.1:0", "--endpoint", "users", "--protocol", "line"];
+    let output = warmline(&tempdir("flags"), &args);
+    assert_eq!(
+        text(&output.stderr),
+        "command line:3:14: `users` is not an address: needs a port, as in `users:7600`
+  |
+3 | endpoints = [\"users\"]
+  |              ^^^^^^^
+"
+    );
+    assert_eq!(output.status.code(), Some(64));
+}
+
+/// A directory of the test `name`, empty.
+fn tempdir(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("config").join(name);
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// Everything a file can make warmline do before it runs.
+fn digest(text: String) {
+    match Plan::new(&Source::new("any.toml", text)) {
+        Ok(plan) => {
+            assert!(plan.fd_budget() > plan.limits.max_clients);
+            assert!(plan.memory_bound() > plan.limits.memory);
+        }
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            for error in errors {
+                let shown = error.render(false);
+                let control = |c: char| c.is_control() && c != '\n';
+                assert!(!shown.contains(control), "{shown:?}");
+                assert!(error.line >= 1 && error.column >= 1, "{shown}");
+                assert!(shown.contains('^'), "{shown}");
+                assert!(!error.render(true).is_empty());
+            }
+        }
+    }
+}
+
+fn good() -> String {
+    fs::read_to_string(fixtures("valid").join("everything.toml")).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_digested(text in any::<String>()) {
+        digest(text);
+    }
+
+    #[test]
+    fn good_files_with_other_bytes_in_them_are_digested(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "[ -~\n]{0,6}|\\PC|[0-9]{1,20}"), 1..6),
+    ) {
+        let mut text = good();
+        for (at, len, new) in changes {
+            let start = at.index(text.len());
+            let end = (start + len).min(text.len());
+            if text.is_char_boundary(start) && text.is_char_boundary(end) {
+                text.replace_range(start..end, &new);
+            }
+        }
+        digest(text);
+    }
+
+    #[test]
+    fn good_files_with_lines_moved_are_digested(
+        moves in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..8),
+    ) {
+        let text = good();
+        let mut lines: Vec<&str> = text.lines().collect();
+        for (from, to) in moves {
+            let (from, to) = (from.index(lines.len()), to.index(lines.len()));
+            lines.swap(from, to);
+        }
+        digest(lines.join("\n"));
+    }
+
+    #[test]
+    fn good_files_with_other_values_are_digested(
+        place in any::<prop::sample::Index>(),
+        value in r#"-?[0-9]{1,19}|"[0-9]{1,19}(ms|s|d|y|KiB|TiB|EB|)"|"hex:[0-9a-g ]{0,9}"|true|\[\]|\{\}|""|1e9|inf"#,
+    ) {
+        let text = good();
+        let places: Vec<usize> = text.match_indices(" = ").map(|(at, _)| at).collect();
+        let start = places[place.index(places.len())] + 3;
+        let end = start + text[start..].find('\n').unwrap_or(0);
+        digest(format!("{}{value}{}", &text[..start], &text[end..]));
+    }
+}
