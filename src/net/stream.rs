@@ -116,14 +116,13 @@ impl Stream {
         }
     }
 
-    /// Writes what the kernel takes now. With `more` it may hold back the end for what comes next, which
-    /// must come soon: more bytes, or FIN.
-    pub fn try_write(&mut self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    /// Writes what the kernel takes now.
+    pub fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let length: usize = slices.iter().map(|s| s.len()).sum();
-        let flags = libc::MSG_NOSIGNAL | if more && self.tcp { libc::MSG_MORE } else { 0 };
+        // A peer that is gone is an error, not a signal: the runtime ignores SIGPIPE.
         let written = self.attempt(Ready::WRITABLE, |socket| match slices {
-            [one] => socket.send_with_flags(one, flags),
-            many => socket.send_vectored_with_flags(many, flags),
+            [one] => socket.send(one),
+            many => socket.send_vectored(many),
         })?;
         if written < length {
             self.expect_event(Ready::WRITABLE);
@@ -184,25 +183,19 @@ impl Stream {
         }
     }
 
-    /// Closes with FIN and then RST on TCP, plainly on unix sockets. The RST must not overtake what was
-    /// written: if the peer has not acknowledged everything with the FIN, the socket comes back, half
-    /// closed. Little comes between the two: the peer's own FIN in that gap would leave TIME_WAIT behind.
-    #[must_use]
-    pub fn finish_and_reset(mut self) -> Option<Self> {
-        if let State::Registered(fd) = self.state {
-            self.state = State::Raw(fd.into_inner());
+    /// Closes with FIN and then RST on TCP, plainly on unix sockets. The peer must have acknowledged
+    /// everything. Nothing comes between the two: the peer's own FIN in that gap would leave TIME_WAIT
+    /// behind.
+    pub fn finish_and_reset(self) {
+        let socket = match self.state {
+            State::Raw(socket) => socket,
+            State::Registered(fd) => fd.into_inner(),
+            State::Gone => return,
+        };
+        if self.tcp {
+            let _ = socket.set_linger(Some(Duration::ZERO));
+            let _ = socket.shutdown(Shutdown::Write);
         }
-        let socket = self.socket().ok()?;
-        if !self.tcp {
-            return None;
-        }
-        let _ = socket.set_linger(Some(Duration::ZERO));
-        let _ = socket.shutdown(Shutdown::Write);
-        if self.unacknowledged() == 0 {
-            return None;
-        }
-        let _ = socket.set_linger(None);
-        Some(self)
     }
 
     /// Whom the other end belongs to, on unix sockets.

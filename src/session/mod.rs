@@ -320,14 +320,7 @@ impl Session {
             self.writing_since = (Instant::now(), self.output.written());
             return Ok(());
         }
-        if self.is_served() {
-            // The last bytes and the FIN go out together.
-            if self.wire.try_flush_last(&mut self.output).map_err(|_| End::Gone)? {
-                return Err(End::Served);
-            }
-        } else {
-            self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
-        }
+        self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
         if self.output.is_empty() || self.output.written() - self.writing_since.1 >= PROGRESS {
             self.writing_since = (Instant::now(), self.output.written());
         }

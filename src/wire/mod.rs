@@ -96,27 +96,17 @@ impl Wire {
         }
     }
 
-    fn try_write(&mut self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match &mut self.end {
-            End::Net(stream) => stream.try_write(slices, more),
+            End::Net(stream) => stream.try_write(slices),
             End::Memory(pipe) => pipe.try_write(slices),
         }
     }
 
     /// Writes of `output` what the kernel takes now. True if it took everything.
     pub fn try_flush(&mut self, output: &mut Output) -> io::Result<bool> {
-        self.flush(output, false)
-    }
-
-    /// As [`Wire::try_flush`], before a close that follows at once: the last bytes and the FIN can go out
-    /// together, so the peer wakes once and finds both.
-    pub fn try_flush_last(&mut self, output: &mut Output) -> io::Result<bool> {
-        self.flush(output, true)
-    }
-
-    fn flush(&mut self, output: &mut Output, more: bool) -> io::Result<bool> {
         while !output.is_empty() {
-            match output.write_once(|slices| self.try_write(slices, more)) {
+            match output.write_once(|slices| self.try_write(slices)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -171,29 +161,16 @@ impl Wire {
         }
         // Unread bytes would turn any close into an RST that destroys what we wrote last.
         self.discard();
-        if how == Close::Fin {
+        if how == Close::Fin || !self.drained_within(patience).await {
             return;
         }
-        if let Some(waiting) = self.finish_and_reset()
-            && waiting.drained_within(patience).await
-        {
-            waiting.reset();
-        }
-    }
-
-    /// FIN+RST, or FIN alone if the peer must be waited for.
-    fn finish_and_reset(self) -> Option<Self> {
         // Taken apart, so that the permit is given back after the close.
         let Self { end, permit } = self;
         match end {
-            End::Net(stream) => {
-                stream.finish_and_reset().map(|stream| Self { end: End::Net(stream), permit })
-            }
-            End::Memory(mut pipe) => {
-                pipe.shut_down();
-                (!pipe.is_drained()).then_some(Self { end: End::Memory(pipe), permit })
-            }
+            End::Net(stream) => stream.finish_and_reset(),
+            End::Memory(pipe) => drop(pipe),
         }
+        drop(permit);
     }
 
     /// Sends FIN and waits for the peer's, throwing away what comes before it. For a peer that was told
@@ -282,7 +259,7 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            match self.try_write(&[IoSlice::new(buf)], false) {
+            match self.try_write(&[IoSlice::new(buf)]) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.poll_ready(cx, Interest { read: false, write: true }))?;
                 }
