@@ -72,7 +72,8 @@ fn many_connections(wire: Wire, mode: &str) {
     }
     daemon.assert_conserved();
     assert_eq!(daemon.outcome("ok"), u64::from(CONNECTIONS));
-    assert_eq!(daemon.metric("handshakes_saved_total", &[]), u64::from(CONNECTIONS));
+    let saved = daemon.metric("handshakes_saved_total", &[]);
+    assert!(saved >= u64::from(CONNECTIONS) - accepted, "{saved} handshakes saved");
 
     assert_eq!(daemon.terminate(), Some(0));
     server.reaches("open", 0);

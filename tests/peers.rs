@@ -72,7 +72,8 @@ fn through_warmline(wire: Wire, protocol: &str, mode: &str) {
         vec!["python3", &python, protocol, &port, &count],
         vec!["php", &php, &port, &count],
     ];
-    let children = commands.map(|words| Command::new(words[0]).args(&words[1..]).spawn().unwrap());
+    let children =
+        commands.map(|words| Command::new(words[0]).args(&words[1..]).stdout(Stdio::null()).spawn().unwrap());
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 
 use super::{Folder, PATIENCE, Wire, eventually, kernel};
@@ -183,35 +183,24 @@ impl Daemon {
     fn try_get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = UnixStream::connect(self.folder.path().join("admin.sock")).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
-    /// The sum of a metric over all series that have these labels.
-    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+    /// One scrape.
+    pub(crate) fn metrics(&self) -> Metrics {
         let (status, body) = self.get("/metrics");
         assert_eq!(status, 200, "no metrics: {body}");
-        let mut found = false;
-        let mut sum = 0.0;
-        for line in body.lines() {
-            let Some(series) = line.strip_prefix("warmline_").and_then(|l| l.strip_prefix(name)) else {
-                continue;
-            };
-            if !series.starts_with(['{', ' ']) {
-                continue;
-            }
-            found = true;
-            let (names, value) = series.rsplit_once(' ').unwrap();
-            if labels.iter().all(|(label, word)| names.contains(&format!("{label}=\"{word}\""))) {
-                sum += value.parse::<f64>().unwrap();
-            }
-        }
-        assert!(found, "no metric warmline_{name} in\n{body}");
-        assert!(sum >= 0.0, "{name} is {sum}");
-        format!("{sum:.0}").parse().unwrap()
+        Metrics(body)
+    }
+
+    /// The sum of a metric over all series that have these labels.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.metrics().sum(name, labels)
     }
 
     /// Requests that ended in this way.
@@ -232,14 +221,20 @@ impl Daemon {
     /// Bounds its file descriptors from now on; gives the bound that held before.
     pub(crate) fn limit_fds(&self, limit: u64) -> u64 {
         let pid = Pid::from_child(&self.child);
-        let now = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum: None });
-        now.unwrap().current.unwrap()
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let before = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum });
+        before.unwrap().current.unwrap()
     }
 
     /// At rest every accepted request has exactly one outcome.
+    #[track_caller]
     pub(crate) fn assert_conserved(&self) {
-        eventually("nothing in flight", || (self.metric("requests_in_flight", &[]) == 0).then_some(()));
-        assert_eq!(self.metric("accepted_total", &[]), self.metric("requests_total", &[]));
+        let at_rest = || {
+            let metrics = self.metrics();
+            (metrics.sum("requests_in_flight", &[]) == 0).then_some(metrics)
+        };
+        let metrics = eventually("nothing in flight", at_rest);
+        assert_eq!(metrics.sum("accepted_total", &[]), metrics.sum("requests_total", &[]));
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -255,6 +250,33 @@ impl Daemon {
     pub(crate) fn terminate(&mut self) -> Option<i32> {
         self.signal(Signal::TERM);
         self.wait()
+    }
+}
+
+/// The text of one scrape.
+#[derive(Debug)]
+pub(crate) struct Metrics(String);
+
+impl Metrics {
+    /// The sum of a metric over all series that have these labels.
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        let name = format!("warmline_{name}");
+        let series = |line: &str| {
+            Some(line.strip_prefix(&name)?.rsplit_once(' ')?).map(|(l, v)| (l.to_owned(), v.parse::<f64>()))
+        };
+        let all = self
+            .0
+            .lines()
+            .filter_map(series)
+            .filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'));
+        let all = all.collect::<Vec<_>>();
+        assert!(!all.is_empty(), "no metric {name} in\n{}", self.0);
+        let has_all =
+            |text: &str| labels.iter().all(|(label, word)| text.contains(&format!("{label}=\"{word}\"")));
+        let sum =
+            all.into_iter().filter(|(text, _)| has_all(text)).map(|(_, value)| value.unwrap()).sum::<f64>();
+        assert!(sum >= 0.0, "{name} is {sum}");
+        format!("{sum:.0}").parse().unwrap()
     }
 }
 

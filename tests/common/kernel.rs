@@ -49,7 +49,9 @@ pub(crate) fn sockets_of(pid: u32, port: u16) -> usize {
             link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
         })
         .collect::<HashSet<_>>();
-    tcp().iter().filter(|socket| socket.remote == port && inodes.contains(&socket.inode)).count()
+    // A table that changes while it is read may list a socket twice.
+    let held = tcp().into_iter().filter(|socket| socket.remote == port).map(|socket| socket.inode);
+    held.filter(|inode| inodes.contains(inode)).collect::<HashSet<_>>().len()
 }
 
 /// A counter of `TcpExt`.

@@ -102,14 +102,16 @@ pub(crate) fn in_own_network(name: &str) -> bool {
     let script = "ip link set lo up && echo 16384 > /proc/sys/net/core/somaxconn && exec \"$0\" \"$@\"";
     let root = rustix::process::geteuid().is_root();
     let words = if root { vec!["unshare"] } else { vec!["sudo", "-n", "--preserve-env", "unshare"] };
-    let status = std::process::Command::new(words[0])
+    let output = std::process::Command::new(words[0])
         .args(&words[1..])
         .args(["-n", "sh", "-c", script])
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])
         .env(INSIDE, "1")
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success(), "{name} failed in its own network");
+    let said = [output.stdout, output.stderr].concat();
+    let passed = output.status.success() && String::from_utf8_lossy(&said).contains(" 1 passed");
+    assert!(passed, "{name} in its own network:\n{}", String::from_utf8_lossy(&said));
     false
 }

@@ -141,8 +141,10 @@ impl Conversation<'_> {
     /// Notes that `id` has no reply yet, and what is wrong with that.
     fn owe(&mut self, id: u64) {
         let mut writing = lock(&self.peer.writing);
-        if self.rig.options.exclusive && !(writing.owed.is_empty() && self.input.is_empty()) {
-            self.rig.ledger().violation(format!("a request while {} are owed", writing.owed.len()));
+        // After an early reply the next request may follow at once.
+        let ahead = !self.input.is_empty() && !self.answered_early;
+        if self.rig.options.exclusive && (ahead || !writing.owed.is_empty()) {
+            self.rig.ledger().violation(format!("{} owed, and a request ahead: {ahead}", writing.owed.len()));
         }
         if self.wire.has_id() && self.rig.options.out_of_order && writing.owed.contains(&id) {
             self.rig.ledger().violation(format!("id {id} again while its reply is owed"));
