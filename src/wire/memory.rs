@@ -175,6 +175,18 @@ mod tests {
         assert_eq!(got, b"reply");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_has_not_taken_everything_is_waited_for() {
+        let patience = std::time::Duration::from_secs(5);
+        let (mut a, mut b) = wires(64);
+        a.write_all(b"reply").await.unwrap();
+        let waiting = tokio::spawn(async move { a.drained_within(patience).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        b.read_exact(&mut [0; 5]).await.unwrap();
+        waiting.await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_bare_reset_is_an_error_to_the_peer() {
         let (a, mut b) = wires(64);
