@@ -69,13 +69,12 @@ impl Default for Switch {
 }
 
 impl Watch {
-    /// The phase now.
+    /// The phase now. A dropped switch counts as stopped: whoever could still have moved it is gone.
     pub fn phase(&self) -> Phase {
-        *self.0.borrow()
+        if self.0.has_changed().is_err() { Phase::Stopped } else { *self.0.borrow() }
     }
 
-    /// Waits until the phase is `phase` or later. A dropped switch counts as stopped: whoever could
-    /// still have moved it is gone. Cancel-safe.
+    /// Waits until the phase is `phase` or later. Cancel-safe.
     pub async fn reached(&mut self, phase: Phase) {
         // An error means the sender is gone, which is the end as well.
         let _ = self.0.wait_for(|now| *now >= phase).await;
@@ -148,5 +147,6 @@ mod tests {
         let mut watch = switch.watch();
         drop(switch);
         watch.reached(Phase::Draining).await;
+        assert_eq!(watch.phase(), Phase::Stopped);
     }
 }

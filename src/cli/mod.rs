@@ -4,6 +4,7 @@
 //! Called by `main`; each command is one file here.
 
 mod check;
+mod demo;
 mod healthcheck;
 mod init;
 mod run;
@@ -28,6 +29,8 @@ struct Cli {
 enum Command {
     /// The daemon, in the foreground.
     Run(run::Args),
+    /// Shows what it is good for, with nothing to prepare.
+    Demo(demo::Args),
     /// Says what a configuration means, or what is wrong with it.
     Check(check::Args),
     /// Prints a commented configuration to start from.
@@ -73,6 +76,7 @@ pub fn main() -> Exit {
     };
     match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),

@@ -4,9 +4,11 @@
 //! and writing advance together; each turn reads first, so stray bytes are seen before the next request goes
 //! out. Spawned by the pool's keeper.
 
+mod clock;
 mod dial;
 mod inflight;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +26,8 @@ pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
 use inflight::InFlight;
 
-/// How long a connection waits for a late reply when everything it owes is owed to nobody.
-const GRACE: Duration = Duration::from_secs(1);
 /// How long an unasked message may stay incomplete.
 const STRAY: Duration = Duration::from_secs(1);
-/// How long a close waits for the server to acknowledge the last bytes.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// Reads in a row before writing gets its turn.
 const READS: usize = 16;
 /// Answers to heartbeats, in bytes, that a server may leave unread.
@@ -170,7 +168,7 @@ impl Connection {
         };
         let ended =
             Ended { reason, carried: self.carried, replies: self.replies, lived: self.opened.elapsed() };
-        self.close(reason).await;
+        self.close(reason);
         ended
     }
 
@@ -214,8 +212,6 @@ impl Connection {
     fn lost(&self) -> CloseReason {
         if self.in_flight.is_empty() { CloseReason::Peer } else { CloseReason::Lost }
     }
-
-    // ---- read, decode, answer
 
     fn read(&mut self) -> Result<(), CloseReason> {
         for _ in 0..READS {
@@ -298,8 +294,7 @@ impl Connection {
         let filled = self.input.bytes.len();
         if self.in_flight.owed() == 0 && filled > 0 {
             if !self.codec.speaks_unasked() {
-                let front = self.input.bytes.split().freeze();
-                return Err(self.unasked(&front));
+                return Err(self.desync(&"bytes that answer nothing"));
             }
             if self.stray_until.is_none() {
                 self.stray_until = Some(Instant::now() + STRAY);
@@ -323,20 +318,22 @@ impl Connection {
         Ok(())
     }
 
-    fn desync(&mut self, fault: &dyn std::fmt::Display) -> CloseReason {
-        self.shared.events.desync(&self.endpoint, fault, &self.input.bytes);
-        CloseReason::Desync
+    fn desync(&mut self, fault: &dyn fmt::Display) -> CloseReason {
+        let front = self.input.bytes.split().freeze();
+        self.broke_protocol(fault, &front)
     }
 
-    fn unasked(&mut self, front: &[u8]) -> CloseReason {
+    fn unasked(&self, front: &[u8]) -> CloseReason {
+        self.broke_protocol(&"bytes that answer nothing", front)
+    }
+
+    fn broke_protocol(&self, fault: &dyn fmt::Display, front: &[u8]) -> CloseReason {
         if self.carried == 0 {
             self.shared.events.speaks_first(&self.endpoint, front);
         }
-        self.shared.events.desync(&self.endpoint, &"bytes that answer nothing", front);
+        self.shared.events.desync(&self.endpoint, fault, front);
         CloseReason::Desync
     }
-
-    // ---- take, encode, write
 
     fn take(&mut self) {
         while let Some(exchange) = self.seat.take() {
@@ -385,8 +382,6 @@ impl Connection {
         Ok(())
     }
 
-    // ---- time
-
     fn retire(&mut self, reason: CloseReason) {
         if self.retiring.is_none() {
             self.retiring = Some(reason);
@@ -394,86 +389,8 @@ impl Connection {
         }
     }
 
-    fn keep_time(&mut self, now: Instant) -> Result<(), CloseReason> {
-        if self.stray_until.is_some_and(|until| now >= until) {
-            let front = self.input.bytes.split().freeze();
-            return Err(self.unasked(&front));
-        }
-        match self.back.phase() {
-            Phase::Running if now >= self.retire_at => self.retire(CloseReason::Lifetime),
-            Phase::Running => {}
-            Phase::Draining => self.retire(CloseReason::Shutdown),
-            Phase::Stopped => return Err(CloseReason::Shutdown),
-        }
-        if self.in_flight.owed() > 0 {
-            self.keep_owed(now)?;
-        } else if self.idle_since + self.shared.settings.idle_timeout <= now && self.in_flight.is_empty() {
-            self.idle_since = now;
-            if self.retiring.is_none() && self.seat.retire_if_spare() {
-                self.retiring = Some(CloseReason::Idle);
-            }
-        }
-        match self.retiring {
-            Some(CloseReason::Early) if self.in_flight.is_empty() => Err(CloseReason::Early),
-            Some(reason) if self.in_flight.owes_nobody() && self.output.is_empty() => Err(reason),
-            Some(CloseReason::Stalled) if self.in_flight.owes_nobody() => Err(CloseReason::Stalled),
-            _ => Ok(()),
-        }
-    }
-
-    /// Timeouts tear nothing that others use: see the table of modes in the README.
-    fn keep_owed(&mut self, now: Instant) -> Result<(), CloseReason> {
-        self.in_flight.expire(now);
-        let stall = self.shared.settings.stall;
-        let since = self.in_flight.oldest().map_or(now, |e| e.since);
-        if since + stall <= now {
-            if self.shared.mode != Mode::Multiplex {
-                return Err(CloseReason::Stalled);
-            }
-            self.retire(CloseReason::Stalled);
-        }
-        if self.quiet_since() + stall <= now {
-            return Err(CloseReason::Stalled);
-        }
-        if self.stuck_until.is_none() && self.stuck_at().is_some_and(|at| at <= now) {
-            self.stuck_until = Some(now + GRACE);
-            self.seat.set_stuck(true);
-        }
-        match self.stuck_until {
-            Some(until) if until <= now || self.seat.gives_way() => Err(CloseReason::Stalled),
-            _ => Ok(()),
-        }
-    }
-
-    /// Since when no byte has come although something is owed.
-    fn quiet_since(&self) -> Instant {
-        self.last_read.max(self.owing_since)
-    }
-
-    /// When everything there is room for will be owed to nobody.
-    fn stuck_at(&self) -> Option<Instant> {
-        (self.in_flight.owed() >= self.shared.room).then(|| self.in_flight.last_deadline()).flatten()
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        let settings = &self.shared.settings;
-        let retire = self.retiring.is_none().then_some(self.retire_at);
-        let rest = if let Some(oldest) = self.in_flight.oldest() {
-            let stalled = match self.retiring {
-                None => Some(oldest.since + settings.stall),
-                Some(_) => self.in_flight.last_open_deadline(),
-            };
-            let stuck = self.stuck_until.or_else(|| self.stuck_at());
-            [Some(self.quiet_since() + settings.stall), stalled, stuck]
-        } else {
-            [self.retiring.is_none().then_some(self.idle_since + settings.idle_timeout), None, None]
-        };
-        rest.into_iter().chain([retire, self.stray_until]).flatten().min()
-    }
-
-    // ---- end
-
-    async fn close(mut self, reason: CloseReason) {
+    /// The seat is left last, when the keeper is about to hear how it went.
+    fn close(mut self, reason: CloseReason) {
         let owed = self.in_flight.owed();
         let clean = self.in_flight.is_empty() && self.output.is_empty() && self.input.bytes.is_empty();
         let refusal = if reason == CloseReason::Desync { Refusal::Desync } else { Refusal::Lost };
@@ -483,14 +400,13 @@ impl Connection {
             self.seat.done(Verdict::Failed);
         }
         self.shared.events.connection_closed(&self.endpoint, reason, self.carried, owed);
-        // Before the close, which may take a moment: whoever waits is not to wait for this one.
-        drop(self.seat);
+        self.seat.end();
         match reason {
-            CloseReason::Peer => self.wire.close(Close::Fin, CLOSE_PATIENCE).await,
+            CloseReason::Peer => self.wire.close(Close::Fin),
             CloseReason::Desync | CloseReason::Lost | CloseReason::Stalled | CloseReason::Early => {
                 self.wire.reset()
             }
-            _ if clean => self.wire.close(Close::FinReset, CLOSE_PATIENCE).await,
+            _ if clean => self.wire.close(Close::FinReset),
             _ => self.wire.reset(),
         }
     }

@@ -12,7 +12,7 @@ pub mod process;
 use std::fmt;
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use limit::Limit;
 use meter::{Counter, Family, Histogram, Label};
@@ -97,6 +97,8 @@ label! {
         Stalled = "stalled",
         /// Drain or stop.
         Shutdown = "shutdown",
+        /// A bug in warmline.
+        Panic = "panic",
     }
 }
 
@@ -313,6 +315,12 @@ impl Upstream {
         } else {
             debug!(upstream = &*self.name, %endpoint, reason = word, carried, owed, "connection closed");
         }
+    }
+
+    /// A bug ended an upstream connection.
+    pub fn connection_panicked(&self, endpoint: &dyn fmt::Display, fault: &dyn fmt::Display) {
+        self.closed.of(CloseReason::Panic).add_one();
+        error!(upstream = &*self.name, %endpoint, "connection ended by a bug: {fault}");
     }
 
     /// A server broke the protocol.

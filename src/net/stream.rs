@@ -13,6 +13,9 @@ use socket2::{SockRef, Socket};
 use tokio::io::Interest as Ready;
 use tokio::io::unix::AsyncFd;
 
+/// Reads at most, at a close, of bytes that nobody wants.
+const MAX_REST: usize = 16;
+
 /// What a task waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
@@ -116,13 +119,15 @@ impl Stream {
         }
     }
 
-    /// Writes what the kernel takes now.
-    pub fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// Writes what the kernel takes now. With `last` the end may wait for the FIN of a close, which must
+    /// follow at once.
+    pub fn try_write(&mut self, slices: &[IoSlice<'_>], last: bool) -> io::Result<usize> {
         let length: usize = slices.iter().map(|s| s.len()).sum();
-        // A peer that is gone is an error, not a signal: the runtime ignores SIGPIPE.
+        // A peer that is gone is an error, not a signal.
+        let flags = libc::MSG_NOSIGNAL | if last && self.tcp { libc::MSG_MORE } else { 0 };
         let written = self.attempt(Ready::WRITABLE, |socket| match slices {
-            [one] => socket.send(one),
-            many => socket.send_vectored(many),
+            [one] => socket.send_with_flags(one, flags),
+            many => socket.send_vectored_with_flags(many, flags),
         })?;
         if written < length {
             self.expect_event(Ready::WRITABLE);
@@ -183,18 +188,25 @@ impl Stream {
         }
     }
 
-    /// Closes with FIN and then RST on TCP, plainly on unix sockets. The peer must have acknowledged
-    /// everything. Nothing comes between the two: the peer's own FIN in that gap would leave TIME_WAIT
-    /// behind.
+    /// Closes on TCP with FIN, and with RST when the peer has acknowledged it; plainly on unix sockets.
+    ///
+    /// The kernel sends both by itself. Between two calls of ours the peer would often wake up and send its
+    /// own FIN, which leaves TIME_WAIT behind; and so the RST never overtakes what was written.
     pub fn finish_and_reset(self) {
+        let acknowledged = self.unacknowledged() == 0;
         let socket = match self.state {
             State::Raw(socket) => socket,
             State::Registered(fd) => fd.into_inner(),
             State::Gone => return,
         };
-        if self.tcp {
-            let _ = socket.set_linger(Some(Duration::ZERO));
-            let _ = socket.shutdown(Shutdown::Write);
+        if !self.tcp {
+            return;
+        }
+        match rest(&socket) {
+            // Too late to be first: only RST frees the peer's socket now, if it destroys nothing.
+            Rest::End if acknowledged => drop(socket.set_linger(Some(Duration::ZERO))),
+            Rest::End => {}
+            Rest::Nothing => reset_when_finished(&socket),
         }
     }
 
@@ -224,5 +236,39 @@ impl Stream {
             Poll::Ready(Ok(()))
         })
         .await
+    }
+}
+
+/// What the peer has left in a socket that is about to be closed.
+enum Rest {
+    Nothing,
+    /// Its FIN, or an error.
+    End,
+}
+
+/// Throws away what can be read: at a close, unread bytes destroy what was written. The reactor is not
+/// asked, it may not know of them yet.
+fn rest(socket: &Socket) -> Rest {
+    let mut scratch = [0; 4096];
+    for _ in 0..MAX_REST {
+        match rustix::net::recv(socket, &mut scratch, RecvFlags::empty()) {
+            Ok((read, _)) if read > 0 => {}
+            Err(rustix::io::Errno::AGAIN) => break,
+            Ok(_) | Err(_) => return Rest::End,
+        }
+    }
+    Rest::Nothing
+}
+
+/// Has the kernel reset the connection as soon as the FIN of the close is acknowledged, in place of waiting
+/// for the peer's: `TCP_LINGER2` below zero, see tcp(7).
+fn reset_when_finished(socket: &Socket) {
+    let at_once: libc::c_int = -1;
+    let value = (&raw const at_once).cast();
+    let length = libc::socklen_t::try_from(size_of_val(&at_once)).unwrap_or(0);
+    #[expect(unsafe_code, reason = "no safe wrapper takes a negative TCP_LINGER2")]
+    // SAFETY: the descriptor is open for as long as `socket` lives, and `value` points at one int.
+    unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_LINGER2, value, length);
     }
 }

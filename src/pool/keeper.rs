@@ -185,8 +185,8 @@ impl Keeper {
             Ok((_, Ok(ended))) => self.connection_ended(endpoint, ended),
             Ok((_, Err(error))) => self.dial_failed(endpoint, &error),
             Err(panic) => {
-                let error = DialError { result: ConnectResult::Error, text: panic.to_string() };
-                self.dial_failed(endpoint, &error);
+                self.backoff[endpoint].fail(Instant::now());
+                self.pool.events.connection_panicked(&self.names[endpoint], &panic);
             }
         }
     }

@@ -67,9 +67,10 @@ struct Waiting {
 pub struct Demand {
     /// Exchanges that no connection has, or that are above `grow_at` on theirs.
     pub wanting: usize,
-    /// Connections that take new exchanges and sockets being opened, by endpoint.
+    /// Open connections and sockets being opened, by endpoint.
     pub endpoints: Vec<(usize, usize)>,
-    /// Connections that take new exchanges.
+    /// Open connections: those that take new exchanges, and those that have just ended and not been
+    /// reported yet, so that none is replaced before it is known why it ended.
     pub open: usize,
     /// Sockets being opened.
     pub connecting: usize,
@@ -166,8 +167,8 @@ impl Queue {
         let roster = &inner.roster;
         Demand {
             wanting: inner.waiting.len() + roster.overload(),
-            endpoints: roster.endpoints.iter().map(|e| (e.open, e.connecting)).collect(),
-            open: roster.open(),
+            endpoints: roster.endpoints.iter().map(|e| (e.open + e.ending, e.connecting)).collect(),
+            open: roster.endpoints.iter().map(|e| e.open + e.ending).sum(),
             connecting: roster.connecting(),
             down: inner.down.is_some(),
             touched: std::mem::take(&mut inner.touched),

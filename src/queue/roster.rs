@@ -35,6 +35,8 @@ pub(super) struct Member {
     pub(super) waker: Option<Waker>,
     /// Takes nothing new, for good.
     pub(super) retiring: bool,
+    /// It has ended, and the keeper is about to hear why.
+    ending: bool,
     /// Takes nothing new, for now.
     pub(super) resting: bool,
     /// Everything it has room for is owed to nobody.
@@ -50,6 +52,8 @@ pub(super) struct Endpoint {
     pub(super) in_flight: usize,
     /// Connections that take new exchanges.
     pub(super) open: usize,
+    /// Connections that have ended without retiring first.
+    pub(super) ending: usize,
     pub(super) connecting: usize,
     /// The last attempt to connect failed.
     pub(super) unreachable: bool,
@@ -90,6 +94,7 @@ impl Roster {
             inbox: VecDeque::new(),
             waker: None,
             retiring: false,
+            ending: false,
             resting: false,
             stuck: false,
             gives_way: false,
@@ -110,10 +115,22 @@ impl Roster {
         std::mem::take(&mut member.inbox)
     }
 
+    /// This one has ended. It is not missed before the keeper has heard why.
+    pub(super) fn end(&mut self, key: usize) -> VecDeque<Exchange> {
+        let member = &mut self.members[key];
+        if !member.retiring {
+            member.ending = true;
+            self.endpoints[member.endpoint].ending += 1;
+        }
+        self.retire(key)
+    }
+
     pub(super) fn leave(&mut self, key: usize) -> VecDeque<Exchange> {
         let inbox = self.retire(key);
         let member = self.members.remove(key);
-        self.endpoints[member.endpoint].in_flight -= member.in_flight;
+        let endpoint = &mut self.endpoints[member.endpoint];
+        endpoint.in_flight -= member.in_flight;
+        endpoint.ending -= usize::from(member.ending);
         inbox
     }
 

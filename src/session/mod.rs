@@ -4,6 +4,8 @@
 //! close. Reading and writing advance together. A FIN abandons nothing; only an RST or a socket error does.
 //! Spawned by the listener.
 
+mod clock;
+mod end;
 mod idle;
 
 use std::collections::VecDeque;
@@ -14,19 +16,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::events::{self, ClientTimeout};
+use crate::events;
 use crate::exchange::{self, Answer, Ticket};
 use crate::lifecycle::{Alarm, Phase, Watch};
 use crate::pool::Pool;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Need, Protocol, Received, Refusal, Request};
-use crate::wire::{Budget, Charging, Close, Input, Interest, Output, Purpose, Wire};
+use crate::wire::{Budget, Charging, Input, Interest, Output, Purpose, Wire};
+use end::End;
 pub use idle::IdleClients;
 use idle::IdlePlace;
 
-/// At a drain, how long a client that has just connected may take to send its first byte.
-const DRAIN_FIRST_BYTE: Duration = Duration::from_secs(1);
-/// How long a client that was told why it is cut off may take to close.
-const LINGER: Duration = Duration::from_secs(1);
 /// Bytes waiting for the client above which nothing more is read from it.
 const MAX_UNWRITTEN: usize = 64 * 1024;
 /// Bytes that a client must take for `client_write` to start anew: a trickle does not count as progress.
@@ -75,29 +74,6 @@ pub struct Shared {
     pub idle: IdleClients,
     /// The front half's switch.
     pub front: Watch,
-}
-
-/// Why a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// A one-shot client has its reply.
-    Served,
-    /// The client closed after it had everything.
-    LateFin,
-    /// The client closed its half before it had everything.
-    EarlyFin,
-    /// The client was idle for too long, or gives way to another one.
-    Idle,
-    /// The client was told why it is cut off, and may still be sending.
-    CutOff,
-    /// The protocol has no words for what the client must be told.
-    NoWords,
-    /// Shutting down, nothing is outstanding.
-    Drained,
-    /// The socket failed, or shutdown is at once.
-    Gone,
-    /// The client does not read or write fast enough.
-    Slow,
 }
 
 /// A client's session.
@@ -186,8 +162,6 @@ impl Session {
         self.look_for_end()
     }
 
-    // ---- read, decode, admit
-
     fn read(&mut self) -> Result<(), End> {
         while self.wants_input() {
             let starts = self.input.bytes.is_empty();
@@ -228,6 +202,7 @@ impl Session {
 
     fn may_decode(&self) -> bool {
         self.ending.is_none()
+            && self.memory.is_none()
             && self.outstanding.len() < self.shared.settings.max_per_client
             && self.output.len() < MAX_UNWRITTEN
     }
@@ -301,8 +276,6 @@ impl Session {
         self.ending = Some(End::CutOff);
     }
 
-    // ---- answer, write
-
     fn answer(&mut self, id: &Id, answer: Answer) {
         match answer {
             Ok(Some(reply)) => self.codec.encode(id, reply, &mut self.output),
@@ -320,67 +293,17 @@ impl Session {
             self.writing_since = (Instant::now(), self.output.written());
             return Ok(());
         }
-        self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
+        if self.is_served() && self.shared.settings.client_close != ClientClose::Fin {
+            if self.wire.try_flush_last(&mut self.output).map_err(|_| End::Gone)? {
+                return Err(End::Served);
+            }
+        } else {
+            self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
+        }
         if self.output.is_empty() || self.output.written() - self.writing_since.1 >= PROGRESS {
             self.writing_since = (Instant::now(), self.output.written());
         }
         Ok(())
-    }
-
-    // ---- time and end
-
-    fn keep_time(&mut self, now: Instant) -> Result<(), End> {
-        if self.front.phase() == Phase::Stopped {
-            return Err(End::Gone);
-        }
-        if self.expiry.is_none_or(|at| at <= now) {
-            let pool = &self.shared.pool;
-            self.expiry = self.outstanding.iter().map(|(_, ticket)| pool.expire(ticket, now)).min();
-        }
-        if self.write_deadline().is_some_and(|at| at <= now) {
-            return Err(self.timed_out(ClientTimeout::Write, End::Slow));
-        }
-        if self.read_deadline().is_some_and(|at| at <= now) {
-            let between = self.is_between_requests();
-            return Err(match between {
-                true if self.front.phase() == Phase::Running => {
-                    self.timed_out(ClientTimeout::Idle, End::Idle)
-                }
-                true => End::Drained,
-                false => self.timed_out(ClientTimeout::Read, End::Slow),
-            });
-        }
-        Ok(())
-    }
-
-    fn timed_out(&self, kind: ClientTimeout, end: End) -> End {
-        self.events.client_timed_out(kind, &self.wire.peer());
-        end
-    }
-
-    fn write_deadline(&self) -> Option<Instant> {
-        (!self.output.is_empty()).then(|| self.writing_since.0 + self.shared.settings.client_write)
-    }
-
-    /// While nothing is outstanding the client owes us something: its first byte, the rest of a request, or,
-    /// between requests, a sign of life.
-    fn read_deadline(&self) -> Option<Instant> {
-        if !self.outstanding.is_empty() || !self.output.is_empty() || self.memory.is_some() {
-            return None;
-        }
-        let settings = &self.shared.settings;
-        let draining = self.front.phase() != Phase::Running;
-        let patience = match (self.is_between_requests(), self.input.bytes.is_empty()) {
-            (true, _) if draining => Duration::ZERO,
-            (true, _) => settings.client_idle,
-            (false, true) if draining => settings.client_read.min(DRAIN_FIRST_BYTE),
-            (false, _) => settings.client_read,
-        };
-        Some(self.reading_since + patience)
-    }
-
-    fn is_between_requests(&self) -> bool {
-        (self.requests > 0 || self.unanswered) && self.input.bytes.is_empty()
     }
 
     /// Whether a one-shot client has all it came for. A further byte, if there was one, has been read: each
@@ -409,8 +332,6 @@ impl Session {
         }
         Ok(())
     }
-
-    // ---- wait
 
     async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), End> {
         let times = [self.expiry, self.write_deadline(), self.read_deadline()];
@@ -459,45 +380,6 @@ impl Session {
         }
         Ok(())
     }
-
-    /// The client is gone or cut: its calls are abandoned, but a one-way request that was read whole is sent.
-    async fn outlive_oneways(&mut self, end: End) -> End {
-        let stopped = self.front.phase() == Phase::Stopped;
-        for (_, ticket) in &self.outstanding {
-            if stopped || !ticket.is_oneway() {
-                self.shared.pool.abandon(ticket);
-            }
-        }
-        self.outstanding.retain(|(_, ticket)| ticket.is_oneway());
-        while !self.outstanding.is_empty() && self.front.phase() != Phase::Stopped {
-            let now = Instant::now();
-            let pool = &self.shared.pool;
-            let look_again = self.outstanding.iter().map(|(_, ticket)| pool.expire(ticket, now)).min();
-            let mut alarm = Alarm::default();
-            // Cancel-safe: as in `wait`.
-            tokio::select! {
-                (index, _) = next_answer(&mut self.outstanding) => { self.outstanding.remove(index); }
-                () = alarm.reached(look_again) => {}
-                () = self.front.reached(Phase::Stopped) => {}
-            }
-        }
-        end
-    }
-
-    async fn close(self, end: End) {
-        let patience = self.shared.settings.client_write;
-        let style = self.shared.settings.client_close;
-        self.events.client_closed();
-        let plain = style == ClientClose::Fin;
-        match end {
-            End::Gone => self.wire.reset(),
-            End::CutOff => self.wire.linger(LINGER).await,
-            End::LateFin if !plain => self.wire.reset(),
-            End::Served | End::Drained if !plain => self.wire.close(Close::FinReset, patience).await,
-            End::Idle if style == ClientClose::Reset => self.wire.reset(),
-            _ => self.wire.close(Close::Fin, patience).await,
-        }
-    }
 }
 
 /// The next answer, and which of the outstanding exchanges it is for. Cancel-safe.
@@ -512,3 +394,6 @@ async fn next_answer(outstanding: &mut VecDeque<(Id, Ticket)>) -> (usize, Answer
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep};
 
 pub use crate::net::Interest;
 use crate::net::Stream;
@@ -26,16 +25,14 @@ pub use output::Output;
 pub const CHUNK: usize = budget::FREE;
 /// The most that is read and thrown away before a close.
 const DISCARD: usize = 256 * 1024;
-/// First and longest pause between two looks at what the peer has not acknowledged yet.
-const DRAIN_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// How to close a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
     /// FIN. The peer may keep no state; we keep TIME_WAIT if it has not closed first.
     Fin,
-    /// FIN, and RST before the peer's FIN: it reads a clean end, and nobody keeps TIME_WAIT. Only for an
-    /// exchange that is over.
+    /// FIN, and RST once it is acknowledged: the peer reads everything and a clean end, and nobody keeps
+    /// TIME_WAIT. Only for an exchange that is over.
     FinReset,
     /// RST: after the peer's FIN, or because of an error.
     Reset,
@@ -96,17 +93,27 @@ impl Wire {
         }
     }
 
-    fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn try_write(&mut self, slices: &[IoSlice<'_>], last: bool) -> io::Result<usize> {
         match &mut self.end {
-            End::Net(stream) => stream.try_write(slices),
+            End::Net(stream) => stream.try_write(slices, last),
             End::Memory(pipe) => pipe.try_write(slices),
         }
     }
 
     /// Writes of `output` what the kernel takes now. True if it took everything.
     pub fn try_flush(&mut self, output: &mut Output) -> io::Result<bool> {
+        self.flush(output, false)
+    }
+
+    /// As [`Wire::try_flush`], before a close that follows at once if it is true: the last bytes and the FIN
+    /// go out together, so the peer cannot close in between.
+    pub fn try_flush_last(&mut self, output: &mut Output) -> io::Result<bool> {
+        self.flush(output, true)
+    }
+
+    fn flush(&mut self, output: &mut Output, last: bool) -> io::Result<bool> {
         while !output.is_empty() {
-            match output.write_once(|slices| self.try_write(slices)) {
+            match output.write_once(|slices| self.try_write(slices, last)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -153,24 +160,22 @@ impl Wire {
         }
     }
 
-    /// Closes. Waits up to `patience` for the peer to acknowledge what was written, where an RST could
-    /// overtake it; a peer that does not is left to the kernel with a plain FIN.
-    pub async fn close(mut self, how: Close, patience: Duration) {
-        if how == Close::Reset {
-            return self.reset();
+    /// Closes. What was written reaches the peer, unless it is [`Close::Reset`].
+    pub fn close(mut self, how: Close) {
+        match how {
+            Close::Reset => self.reset(),
+            // Unread bytes would turn the close into an RST that destroys what we wrote last.
+            Close::Fin => self.discard(),
+            Close::FinReset => {
+                // Taken apart, so that the permit is given back after the close.
+                let Self { end, permit } = self;
+                match end {
+                    End::Net(stream) => stream.finish_and_reset(),
+                    End::Memory(pipe) => drop(pipe),
+                }
+                drop(permit);
+            }
         }
-        // Unread bytes would turn any close into an RST that destroys what we wrote last.
-        self.discard();
-        if how == Close::Fin || !self.drained_within(patience).await {
-            return;
-        }
-        // Taken apart, so that the permit is given back after the close.
-        let Self { end, permit } = self;
-        match end {
-            End::Net(stream) => stream.finish_and_reset(),
-            End::Memory(pipe) => drop(pipe),
-        }
-        drop(permit);
     }
 
     /// Sends FIN and waits for the peer's, throwing away what comes before it. For a peer that was told
@@ -207,30 +212,16 @@ impl Wire {
         drop(permit);
     }
 
-    /// Reads and throws away what is there, up to a bound. Returns the bytes thrown away.
-    fn discard(&mut self) -> usize {
+    /// Reads and throws away what is there, up to a bound.
+    fn discard(&mut self) {
         let mut scratch = [0; CHUNK];
-        let mut total = 0;
-        while total < DISCARD {
+        let mut left = DISCARD;
+        while left > 0 {
             match self.try_read(&mut scratch) {
-                Ok(read) if read > 0 => total += read,
+                Ok(read) if read > 0 => left = left.saturating_sub(read),
                 _ => break,
             }
         }
-        total
-    }
-
-    async fn drained_within(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        let (mut pause, longest) = DRAIN_PAUSE;
-        while !self.is_drained() {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(longest);
-        }
-        true
     }
 }
 
@@ -259,7 +250,7 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            match self.try_write(&[IoSlice::new(buf)]) {
+            match self.try_write(&[IoSlice::new(buf)], false) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.poll_ready(cx, Interest { read: false, write: true }))?;
                 }

@@ -55,6 +55,11 @@ impl Layout {
         }
     }
 
+    /// Whether there are messages that are neither request nor reply.
+    pub(super) fn has_controls(&self) -> bool {
+        !self.heartbeat.is_empty() || !self.closing.is_empty()
+    }
+
     /// The layout of what servers send.
     pub(super) fn of_replies(settings: &Settings) -> Self {
         let Settings { length, id, heartbeat, closing, reply, .. } = settings.clone();

@@ -214,6 +214,10 @@ impl Upstream for Replies {
         }
     }
 
+    fn speaks_unasked(&self) -> bool {
+        self.spec.replies.has_controls()
+    }
+
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed> {
         let layout = &self.spec.replies;
         let bytes = match self.cutter.next(layout, self.spec.max_message, input)? {

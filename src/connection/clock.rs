@@ -1,0 +1,94 @@
+//! When a connection must act although nothing happens: idleness, age, and replies that do not come.
+//!
+//! Timeouts tear nothing that others use: a connection that owes replies to nobody goes on as long as it
+//! has room for others, and makes place once it has none.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Connection;
+use crate::events::CloseReason;
+use crate::lifecycle::Phase;
+use crate::protocol::Mode;
+
+/// How long a connection waits for a late reply when everything it owes is owed to nobody.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl Connection {
+    pub(super) fn keep_time(&mut self, now: Instant) -> Result<(), CloseReason> {
+        if self.stray_until.is_some_and(|until| now >= until) {
+            return Err(self.desync(&"an unasked message that does not end"));
+        }
+        match self.back.phase() {
+            Phase::Running if now >= self.retire_at => self.retire(CloseReason::Lifetime),
+            Phase::Running => {}
+            Phase::Draining => self.retire(CloseReason::Shutdown),
+            Phase::Stopped => return Err(CloseReason::Shutdown),
+        }
+        if self.in_flight.owed() > 0 {
+            self.keep_owed(now)?;
+        } else if self.idle_since + self.shared.settings.idle_timeout <= now && self.in_flight.is_empty() {
+            self.idle_since = now;
+            if self.retiring.is_none() && self.seat.retire_if_spare() {
+                self.retiring = Some(CloseReason::Idle);
+            }
+        }
+        match self.retiring {
+            Some(CloseReason::Early) if self.in_flight.is_empty() => Err(CloseReason::Early),
+            Some(reason) if self.in_flight.owes_nobody() && self.output.is_empty() => Err(reason),
+            Some(CloseReason::Stalled) if self.in_flight.owes_nobody() => Err(CloseReason::Stalled),
+            _ => Ok(()),
+        }
+    }
+
+    /// Timeouts tear nothing that others use: see the table of modes in the README.
+    fn keep_owed(&mut self, now: Instant) -> Result<(), CloseReason> {
+        self.in_flight.expire(now);
+        let stall = self.shared.settings.stall;
+        let since = self.in_flight.oldest().map_or(now, |e| e.since);
+        if since + stall <= now {
+            if self.shared.mode != Mode::Multiplex {
+                return Err(CloseReason::Stalled);
+            }
+            self.retire(CloseReason::Stalled);
+        }
+        if self.quiet_since() + stall <= now {
+            return Err(CloseReason::Stalled);
+        }
+        if self.stuck_until.is_none() && self.stuck_at().is_some_and(|at| at <= now) {
+            self.stuck_until = Some(now + GRACE);
+            self.seat.set_stuck(true);
+        }
+        match self.stuck_until {
+            Some(until) if until <= now || self.seat.gives_way() => Err(CloseReason::Stalled),
+            _ => Ok(()),
+        }
+    }
+
+    /// Since when no byte has come although something is owed.
+    fn quiet_since(&self) -> Instant {
+        self.last_read.max(self.owing_since)
+    }
+
+    /// When everything there is room for will be owed to nobody.
+    fn stuck_at(&self) -> Option<Instant> {
+        (self.in_flight.owed() >= self.shared.room).then(|| self.in_flight.last_deadline()).flatten()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let settings = &self.shared.settings;
+        let retire = self.retiring.is_none().then_some(self.retire_at);
+        let rest = if let Some(oldest) = self.in_flight.oldest() {
+            let stalled = match self.retiring {
+                None => Some(oldest.since + settings.stall),
+                Some(_) => self.in_flight.last_open_deadline(),
+            };
+            let stuck = self.stuck_until.or_else(|| self.stuck_at());
+            [Some(self.quiet_since() + settings.stall), stalled, stuck]
+        } else {
+            [self.retiring.is_none().then_some(self.idle_since + settings.idle_timeout), None, None]
+        };
+        rest.into_iter().chain([retire, self.stray_until]).flatten().min()
+    }
+}

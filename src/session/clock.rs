@@ -1,0 +1,69 @@
+//! When a session must act although nothing happens: clients that do not send, do not read, or are idle,
+//! and exchanges whose time is up.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{End, Session};
+use crate::events::ClientTimeout;
+use crate::lifecycle::Phase;
+
+/// At a drain, how long a client that has just connected may take to send its first byte.
+const DRAIN_FIRST_BYTE: Duration = Duration::from_secs(1);
+
+impl Session {
+    pub(super) fn keep_time(&mut self, now: Instant) -> Result<(), End> {
+        if self.front.phase() == Phase::Stopped {
+            return Err(End::Gone);
+        }
+        if self.expiry.is_none_or(|at| at <= now) {
+            let pool = &self.shared.pool;
+            self.expiry = self.outstanding.iter().map(|(_, ticket)| pool.expire(ticket, now)).min();
+        }
+        if self.write_deadline().is_some_and(|at| at <= now) {
+            return Err(self.timed_out(ClientTimeout::Write, End::Slow));
+        }
+        if self.read_deadline().is_some_and(|at| at <= now) {
+            let between = self.is_between_requests();
+            return Err(match between {
+                true if self.front.phase() == Phase::Running => {
+                    self.timed_out(ClientTimeout::Idle, End::Idle)
+                }
+                true => End::Drained,
+                false => self.timed_out(ClientTimeout::Read, End::Slow),
+            });
+        }
+        Ok(())
+    }
+
+    fn timed_out(&self, kind: ClientTimeout, end: End) -> End {
+        self.events.client_timed_out(kind, &self.wire.peer());
+        end
+    }
+
+    pub(super) fn write_deadline(&self) -> Option<Instant> {
+        (!self.output.is_empty()).then(|| self.writing_since.0 + self.shared.settings.client_write)
+    }
+
+    /// While nothing is outstanding the client owes us something: its first byte, the rest of a request, or,
+    /// between requests, a sign of life.
+    pub(super) fn read_deadline(&self) -> Option<Instant> {
+        if !self.outstanding.is_empty() || !self.output.is_empty() || self.memory.is_some() {
+            return None;
+        }
+        let settings = &self.shared.settings;
+        let draining = self.front.phase() != Phase::Running;
+        let patience = match (self.is_between_requests(), self.input.bytes.is_empty()) {
+            (true, _) if draining => Duration::ZERO,
+            (true, _) => settings.client_idle,
+            (false, true) if draining => settings.client_read.min(DRAIN_FIRST_BYTE),
+            (false, _) => settings.client_read,
+        };
+        Some(self.reading_since + patience)
+    }
+
+    pub(super) fn is_between_requests(&self) -> bool {
+        (self.requests > 0 || self.unanswered) && self.input.bytes.is_empty()
+    }
+}
