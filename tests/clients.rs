@@ -163,7 +163,7 @@ fn what_a_client_sends_ahead_is_answered_in_order() {
         };
         let all = clients.iter().map(asked).collect::<Vec<_>>();
         for (client, requests) in clients.iter_mut().zip(&all) {
-            for asked in &requests {
+            for asked in requests {
                 client.expect(asked);
             }
         }
