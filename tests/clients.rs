@@ -163,9 +163,35 @@ fn what_a_client_sends_ahead_is_answered_in_order() {
         };
         let all = clients.iter().map(asked).collect::<Vec<_>>();
         for (client, requests) in clients.iter_mut().zip(&all) {
-            requests.iter().for_each(|asked| client.expect(asked));
+            for asked in requests {
+                client.expect(asked);
+            }
         }
         server.assert_no_violation();
+    }
+}
+
+#[test]
+fn a_request_behind_a_large_reply_is_served() {
+    for mode in ["exclusive", "pipeline", "multiplex"] {
+        let server = Server::for_mode(WIRE, mode);
+        // No timeout may come to its rescue.
+        let daemon = Plan::new(WIRE, mode, &server.address)
+            .set("timeouts.client_read", "\"10m\"")
+            .set("timeouts.client_idle", "\"10m\"")
+            .start_ready();
+        for size in [100, 5_000, 100_000] {
+            let large = Asked::with_id(WIRE, "big:500000", 100, 1);
+            let next = Asked::with_id(WIRE, "echo", size, 2);
+            let mut client = Client::connect(&daemon.address, WIRE);
+            client.send(&[&large.bytes[..], &next.bytes].concat());
+            for _ in 0..2 {
+                let Answer::Reply(reply) = client.receive() else {
+                    panic!("{mode}, then {size} bytes: no reply")
+                };
+                assert_eq!(reply, if reply.id == 1 { &large } else { &next }.reply);
+            }
+        }
     }
 }
 

@@ -186,7 +186,10 @@ fn reply_over_the_limit(daemon: &Daemon, wire: Wire) {
 fn item_06_unread_client_bytes(mode: &str) {
     let server = Server::for_mode(WIRE, mode);
     for one_shot in ["true", "false"] {
-        let mut daemon = pool(mode, &server, 1).set("sockets.one_shot", one_shot).start_ready();
+        let mut daemon = pool(mode, &server, 1)
+            .set("sockets.one_shot", one_shot)
+            .set("timeouts.client_read", "\"1s\"")
+            .start_ready();
         let next = Asked::new(WIRE, "echo", 40_000);
         for extra in [1, 16, 17, 300, 20_000] {
             let mut client = Client::connect(&daemon.address, WIRE);
@@ -278,7 +281,7 @@ fn item_12_drain_under_load(mode: &str) {
 fn item_14_every_call_hangs_once(mode: &str) {
     let mut server = Server::for_mode(WIRE, mode);
     let connections = if mode == "exclusive" { 4 } else { 1 };
-    let daemon = pool(mode, &server, connections).set("timeouts.request", "\"300ms\"").start_ready();
+    let daemon = pool(mode, &server, connections).set("timeouts.request", "\"2s\"").start_ready();
     for _ in 0..3 {
         server.ask("fault hang 4");
         let mut clients = (0..4).map(|_| Client::connect(&daemon.address, WIRE)).collect::<Vec<_>>();

@@ -142,7 +142,7 @@ fn burst_of_connects(mode: &str) {
     load.finish().assert_all_ok(CLIENTS);
     server.assert_no_violation();
     daemon.assert_conserved();
-    for counter in ["ListenOverflows", "ListenDrops", "TCPAbortOnData", "TCPTimeWaitOverflow"] {
+    for counter in ["ListenOverflows", "ListenDrops", "TCPTimeWaitOverflow"] {
         assert_eq!(kernel::tcp_ext(counter), 0, "{counter}");
     }
 }
