@@ -88,8 +88,8 @@ impl Report {
         };
         let mut reasons = [of("direct", direct), of("through warmline", through)].concat();
         if through.tally.out_of_ports > 0 {
-            let count = grouped(through.tally.out_of_ports);
-            reasons.push(format!("through warmline: {count} clients found no free port"));
+            let clients = counted(through.tally.out_of_ports, "client");
+            reasons.push(format!("through warmline: {clients} found no free port"));
         }
         let answered = through.tally.right() + through.tally.wrong;
         if through.tally.failed == 0 && through.served != answered {
@@ -116,7 +116,8 @@ impl Display for Report {
         let Self { direct, through, .. } = self;
         let both = |figure: &dyn Fn(&Side) -> String| [figure(direct), figure(through)];
         let tally = |figure: fn(&Tally) -> u64| both(&|side| grouped(figure(&side.tally)));
-        writeln!(f, "{} clients at a time on this host, one request on each connection.\n", self.clients)?;
+        let clients = counted(self.clients as u64, "client");
+        writeln!(f, "{clients} at a time on this host, one request on each connection.\n")?;
         row(f, "", ["direct".into(), "through warmline".into()])?;
         row(f, "requests", tally(Tally::asked))?;
         row(f, "wrong replies", tally(|it| it.wrong))?;
@@ -129,21 +130,20 @@ impl Display for Report {
         row(f, "TIME_WAIT left at warmline's port", ["-".into(), known(self.left_at_proxy)])?;
         writeln!(f)?;
         if direct.tally.out_of_ports > 0 {
-            let count = grouped(direct.tally.out_of_ports);
-            writeln!(f, "Without warmline {count} clients found no free port: TIME_WAIT held them all.")?;
+            let clients = counted(direct.tally.out_of_ports, "client");
+            writeln!(f, "Without warmline {clients} found no free port: TIME_WAIT held them all.")?;
         }
         if !self.reasons().is_empty() {
             return writeln!(f, "Something went wrong.");
         }
-        let connections = if through.opened == 1 { "connection" } else { "connections" };
         writeln!(
             f,
-            "{} client connections reached the server over {} {connections}, and every reply was right.\n\n\
+            "{} reached the server over {}, and every reply was right.\n\n\
              Next, with your own server:\n  \
              warmline init > warmline.toml               # then edit listen, endpoints and protocol\n  \
              warmline run --config warmline.toml",
-            grouped(through.tally.right()),
-            grouped(through.opened),
+            counted(through.tally.right(), "client connection"),
+            counted(through.opened, "connection"),
         )
     }
 }
@@ -158,6 +158,12 @@ fn known(count: Option<u64>) -> String {
 
 fn milliseconds(time: Option<Duration>) -> String {
     time.map_or_else(|| "-".into(), |time| format!("{:.2} ms", time.as_secs_f64() * 1000.0))
+}
+
+/// So many of `what`.
+fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
 }
 
 /// With a comma between thousands.
@@ -248,7 +254,7 @@ Next, with your own server:
             it.through.served = 999;
             it.through.tally.out_of_ports = 1;
         };
-        assert_eq!(after(out_of_ports), ["through warmline: 1 clients found no free port"]);
+        assert_eq!(after(out_of_ports), ["through warmline: 1 client found no free port"]);
         let given_up = |it: &mut Report| {
             it.through.tally.times.truncate(600);
             it.through.served = 600;
