@@ -42,6 +42,10 @@ pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 pub struct Stream {
     state: State,
     tcp: bool,
+    /// There was nothing to read any more when it was last looked at, before the reactor knew the socket.
+    dry: bool,
+    /// The next read asks the kernel, whatever the reactor knows.
+    ask: bool,
 }
 
 #[derive(Debug)]
@@ -55,7 +59,7 @@ enum State {
 impl Stream {
     /// Wraps a non-blocking socket.
     pub(super) fn new(socket: Socket, tcp: bool) -> Self {
-        Self { state: State::Raw(socket), tcp }
+        Self { state: State::Raw(socket), tcp, dry: false, ask: false }
     }
 
     /// Whether it is a TCP socket, with all that means for closing.
@@ -71,26 +75,35 @@ impl Stream {
         }
     }
 
+    /// Makes the next read ask the kernel: the reactor learns of a FIN only when it is next polled, and
+    /// sometimes that is too late.
+    pub fn ask_kernel(&mut self) {
+        self.ask = true;
+    }
+
+    fn attempt_read<T>(&mut self, mut call: impl FnMut(&Socket) -> io::Result<T>) -> io::Result<T> {
+        if std::mem::take(&mut self.ask) {
+            return uninterrupted(|| call(self.socket()?));
+        }
+        if self.dry {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.attempt(Ready::READABLE, call)
+    }
+
     /// Runs one system call; it is not made where the reactor knows that it would block.
     fn attempt<T>(&self, interest: Ready, mut call: impl FnMut(&Socket) -> io::Result<T>) -> io::Result<T> {
-        let mut call = |socket: &Socket| loop {
-            match call(socket) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
-            }
-        };
         match &self.state {
-            State::Registered(fd) => fd.try_io(interest, |socket| call(socket)),
-            _ => call(self.socket()?),
+            State::Registered(fd) => fd.try_io(interest, |socket| uninterrupted(|| call(socket))),
+            _ => uninterrupted(|| call(self.socket()?)),
         }
     }
 
     /// Reads what is there into `into`. 0 is the peer's end.
     pub fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let room = into.len();
-        let (read, _) = self.attempt(Ready::READABLE, |socket| {
-            Ok(rustix::net::recv(socket, &mut *into, RecvFlags::empty())?)
-        })?;
+        let (read, _) =
+            self.attempt_read(|socket| Ok(rustix::net::recv(socket, &mut *into, RecvFlags::empty())?))?;
         self.after_read(read, room);
         Ok(read)
     }
@@ -99,7 +112,7 @@ impl Stream {
     pub fn try_read_buf(&mut self, into: &mut BytesMut, limit: usize) -> io::Result<usize> {
         into.reserve(limit);
         let spare = &mut into.spare_capacity_mut()[..limit];
-        let read = self.attempt(Ready::READABLE, |socket| {
+        let read = self.attempt_read(|socket| {
             let ((filled, _), _) = rustix::net::recv(socket, &mut *spare, RecvFlags::empty())?;
             Ok(filled.len())
         })?;
@@ -113,8 +126,9 @@ impl Stream {
     }
 
     /// A short read has emptied the socket: the next bytes come with a new event.
-    fn after_read(&self, read: usize, room: usize) {
+    fn after_read(&mut self, read: usize, room: usize) {
         if (1..room).contains(&read) {
+            self.dry = matches!(self.state, State::Raw(_));
             self.expect_event(Ready::READABLE);
         }
     }
@@ -145,7 +159,9 @@ impl Stream {
     pub fn poll_ready(&mut self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<()>> {
         if matches!(self.state, State::Raw(_)) {
             let State::Raw(socket) = std::mem::replace(&mut self.state, State::Gone) else { unreachable!() };
+            // The reactor reports what is there already.
             self.state = State::Registered(register(socket)?);
+            self.dry = false;
         }
         let State::Registered(fd) = &self.state else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -236,6 +252,15 @@ impl Stream {
             Poll::Ready(Ok(()))
         })
         .await
+    }
+}
+
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
 

@@ -148,10 +148,9 @@ impl Session {
         self.read()?;
         // Answers make room for requests that wait in the buffer, and writing makes room for answers.
         loop {
-            let buffered = self.input.bytes.len();
-            self.decode();
+            let starved = self.decode();
             self.flush()?;
-            if self.input.bytes.len() == buffered {
+            if starved || !self.may_decode() {
                 break;
             }
         }
@@ -203,7 +202,8 @@ impl Session {
             && self.output.len() < MAX_UNWRITTEN
     }
 
-    fn decode(&mut self) {
+    /// Takes in what there is, as far as it may. True if only more bytes would lead further.
+    fn decode(&mut self) -> bool {
         while self.may_decode() && !self.input.bytes.is_empty() {
             match self.codec.decode(&mut self.input.bytes) {
                 Ok(Received::Request { id, request }) => self.admit(id, request),
@@ -217,11 +217,15 @@ impl Session {
                     self.input.take_charge();
                     self.ending = Some(End::EarlyFin);
                 }
-                Ok(Received::More(need)) => return self.expect_more(need),
-                Err(bad) => return self.refuse_malformed(&bad),
+                Ok(Received::More(need)) => {
+                    self.expect_more(need);
+                    return true;
+                }
+                Err(bad) => self.refuse_malformed(&bad),
             }
         }
         self.input.shrink();
+        self.input.bytes.is_empty()
     }
 
     fn admit(&mut self, id: Id, mut request: Request) {
@@ -346,6 +350,10 @@ impl Session {
             self.reading_since = Instant::now();
             self.expiry = None;
             self.answer(&id, answer);
+            if self.outstanding.is_empty() {
+                // A FIN that came before the last answer means something else than one that comes after it.
+                self.wire.ask_kernel();
+            }
         }
         Ok(())
     }

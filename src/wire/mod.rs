@@ -79,6 +79,13 @@ impl Wire {
         self
     }
 
+    /// Makes the next read ask the kernel, whatever the reactor knows.
+    pub fn ask_kernel(&mut self) {
+        if let End::Net(stream) = &mut self.end {
+            stream.ask_kernel();
+        }
+    }
+
     /// Reads what is there. 0 is the peer's end.
     pub fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match &mut self.end {
