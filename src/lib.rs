@@ -1,4 +1,51 @@
 //! warmline carries masses of short client connections over a few warm upstream ones.
+//!
+//! ```text
+//!  client ─▶ Session ──Exchange──▶ Queue ──take──▶ Connection ─▶ upstream
+//!         ◀─ encode ◀────────── ReplySlot.finish ◀── decode   ◀─
+//! ```
+//!
+//! A pool is a queue, and connections take from it. A [`session`] reads a request, the [`pool`] wraps it in
+//! an [`exchange`] and pushes it on the upstream's bounded [`queue`]. A [`connection`] with room is given it,
+//! writes it, and answers through the exchange's own slot. The modes are two values, not three code paths:
+//!
+//! | mode | room | how a reply finds its request |
+//! |---|---|---|
+//! | exclusive | 1 | front of the line |
+//! | pipeline | n | front of the line |
+//! | multiplex | n | by tag |
+//!
+//! # In reading order
+//!
+//! | step | where | what |
+//! |---|---|---|
+//! | accept | [`listener`] | permit first, then accept; spawn a session |
+//! | read | [`session`] | `Downstream::decode` makes a `Request` |
+//! | admit | [`pool`] | phase, bound, deadline; else the protocol's own refusal |
+//! | take | [`queue`] | who gets what; what ended while it waited has left |
+//! | write | [`connection`] | `Upstream::encode` with a tag |
+//! | reply | [`connection`] | `Upstream::decode`, matched by front or tag |
+//! | answer | [`exchange`] | it ends, once; its metrics are recorded there |
+//! | restore | [`session`] | `Downstream::encode` with the client's id |
+//!
+//! # Layers
+//!
+//! A file imports only what is to its right; `tests/layers.rs` holds the list:
+//!
+//! ```text
+//! main > cli > daemon > config > admin > listener > session > pool > connection > queue > exchange > protocol > frame
+//! leaves, open to all: events  lifecycle  wire > net  systemd
+//! ```
+//!
+//! # What never happens
+//!
+//! * A reply never reaches another client: only a connection touches its socket, an entry in flight leaves
+//!   with its own reply or with the connection, and bytes that answer nothing close the connection.
+//! * A request never runs twice: an exchange that a connection has begun to write is never given to another.
+//! * Nothing is lost silently: an exchange ends once, and dropping it unfinished is an end too.
+//! * The cap is hard: a socket holds its permit until it is closed.
+//! * Nothing is unbounded: queue, buffers, clients, sockets and log lines each have a limit.
+
 pub mod admin;
 pub mod cli;
 pub mod config;

@@ -281,7 +281,7 @@ fn item_12_drain_under_load(mode: &str) {
 fn item_14_every_call_hangs_once(mode: &str) {
     let mut server = Server::for_mode(WIRE, mode);
     let connections = if mode == "exclusive" { 4 } else { 1 };
-    let daemon = pool(mode, &server, connections).set("timeouts.request", "\"300ms\"").start_ready();
+    let daemon = pool(mode, &server, connections).set("timeouts.request", "\"2s\"").start_ready();
     for _ in 0..3 {
         server.ask("fault hang 4");
         let mut clients = (0..4).map(|_| Client::connect(&daemon.address, WIRE)).collect::<Vec<_>>();

@@ -4,6 +4,7 @@
 //! understand a fault are escaped and cut. Each kind of line is limited in rate, so that a flood of
 //! faults cannot become a flood of lines.
 
+mod label;
 mod limit;
 pub mod log;
 pub mod meter;
@@ -14,123 +15,9 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+pub use label::{ClientTimeout, CloseReason, ConnectResult, Outcome, Reason};
 use limit::Limit;
 use meter::{Counter, Family, Histogram, Label};
-
-/// Defines a closed set of label values.
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$vdoc])* $variant),* }
-
-        impl Label for $name {
-            const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),* }
-            }
-        }
-    };
-}
-
-label! {
-    /// How an exchange ended. Every accepted request gets exactly one.
-    Outcome {
-        /// Its reply reached the session.
-        Ok = "ok",
-        /// One-way: its last byte is in the kernel.
-        Sent = "sent",
-        /// No reply before the deadline.
-        Timeout = "timeout",
-        /// Its connection went away.
-        Lost = "lost",
-        /// Never given to a connection.
-        Refused = "refused",
-        /// The client went away first.
-        ClientGone = "client_gone",
-        /// Over `max_message`.
-        TooLarge = "too_large",
-        /// The server broke the protocol.
-        Desync = "desync",
-    }
-}
-
-label! {
-    /// Why a request was refused without reaching an upstream connection.
-    Reason {
-        /// `max_waiting` reached.
-        QueueFull = "queue_full",
-        /// `acquire_timeout` passed.
-        AcquireTimeout = "acquire_timeout",
-        /// The upstream is down.
-        Down = "down",
-        /// Not a message of the protocol.
-        Malformed = "malformed",
-        /// Over `max_message`.
-        TooLarge = "too_large",
-        /// Shutting down.
-        Draining = "draining",
-    }
-}
-
-label! {
-    /// Why an upstream connection closed.
-    CloseReason {
-        /// `idle_timeout`.
-        Idle = "idle",
-        /// `max_lifetime`.
-        Lifetime = "lifetime",
-        /// `max_requests`, or the tags are used up.
-        Requests = "requests",
-        /// The server closed it, nothing was owed.
-        Peer = "peer",
-        /// The server closed it, or the socket failed, while it owed something.
-        Lost = "lost",
-        /// The server said that it will close.
-        Closing = "closing",
-        /// The server replied before it had the whole request.
-        Early = "early",
-        /// The server broke the protocol.
-        Desync = "desync",
-        /// It owed a reply for too long.
-        Stalled = "stalled",
-        /// Drain or stop.
-        Shutdown = "shutdown",
-        /// A bug in warmline.
-        Panic = "panic",
-    }
-}
-
-label! {
-    /// How an attempt to connect ended.
-    ConnectResult {
-        /// Connected, preamble done.
-        Ok = "ok",
-        /// Refused by the peer.
-        Refused = "refused",
-        /// No answer in time.
-        Timeout = "timeout",
-        /// The name has no address.
-        Resolve = "resolve",
-        /// The server's first bytes were not the expected ones.
-        Preamble = "preamble",
-        /// Anything else.
-        Error = "error",
-    }
-}
-
-label! {
-    /// Why warmline closed a client connection that did nothing wrong.
-    ClientTimeout {
-        /// No whole request in `client_read`.
-        Read = "read",
-        /// Nothing for `client_idle` between requests.
-        Idle = "idle",
-        /// It did not take its reply in `client_write`.
-        Write = "write",
-    }
-}
 
 /// What is known of one upstream.
 #[derive(Debug)]
@@ -272,7 +159,7 @@ impl Upstream {
     /// A client's bytes are not a request.
     pub fn malformed(&self, peer: &dyn fmt::Display, fault: &dyn fmt::Display, front: &[u8]) {
         if let Some(suppressed) = self.limit.malformed.pass() {
-            let front = Escaped(front);
+            let front = Escaped(front, MAGIC);
             warn!(upstream = &*self.name, %peer, %front, suppressed, "malformed request: {fault}");
         }
     }
@@ -327,7 +214,7 @@ impl Upstream {
     pub fn desync(&self, endpoint: &dyn fmt::Display, fault: &dyn fmt::Display, front: &[u8]) {
         self.desyncs.add_one();
         if let Some(suppressed) = self.limit.desync.pass() {
-            let front = Escaped(front);
+            let front = Escaped(front, MAGIC);
             warn!(upstream = &*self.name, %endpoint, %front, suppressed, "upstream broke the protocol: {fault}");
         }
     }
@@ -335,7 +222,7 @@ impl Upstream {
     /// A server sent bytes before it was asked anything.
     pub fn speaks_first(&self, endpoint: &dyn fmt::Display, front: &[u8]) {
         if let Some(suppressed) = self.limit.first.pass() {
-            let front = Escaped(front);
+            let front = Escaped(front, GREETING);
             warn!(
                 upstream = &*self.name, %endpoint, %front, suppressed,
                 "server speaks first: set [preamble] expect, or check that this is the right port"
@@ -420,17 +307,19 @@ impl Upstream {
     }
 }
 
-/// The first bytes of a peer's message, printable: control characters escaped, the rest cut.
-struct Escaped<'a>(&'a [u8]);
+/// The first bytes of what a peer sent, printable: control characters escaped, the rest cut.
+struct Escaped<'a>(&'a [u8], usize);
 
-/// Bytes of a message that may appear in a log line: enough for a magic number or a first word, too few
-/// for a payload.
-const SHOWN: usize = 16;
+/// Enough of a fault to know another protocol by (`GET `, TLS), too little of anybody's payload.
+const MAGIC: usize = 4;
+/// A server that speaks first is not answering anybody.
+const GREETING: usize = 16;
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0[..self.0.len().min(SHOWN)].escape_ascii())?;
-        if self.0.len() > SHOWN { f.write_str("..") } else { Ok(()) }
+        let &Self(bytes, shown) = self;
+        write!(f, "{}", bytes[..bytes.len().min(shown)].escape_ascii())?;
+        if bytes.len() > shown { f.write_str("..") } else { Ok(()) }
     }
 }
 
@@ -440,8 +329,8 @@ mod tests {
 
     #[test]
     fn bytes_of_a_peer_are_escaped_and_cut() {
-        assert_eq!(Escaped(b"a\n\x1b[31m\"\xff").to_string(), "a\\n\\x1b[31m\\\"\\xff");
-        assert_eq!(Escaped(&[b'x'; 17]).to_string(), format!("{}..", "x".repeat(16)));
+        assert_eq!(Escaped(b"a\n\x1b[31m\"\xff", GREETING).to_string(), "a\\n\\x1b[31m\\\"\\xff");
+        assert_eq!(Escaped(b"AUTH secret", MAGIC).to_string(), "AUTH..");
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! The queue by itself, its sessions and connections played by the test; and against a model.
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

@@ -1,4 +1,5 @@
 //! Sessions in paused time, the client and the server played by the test.
+//! Long because it is a list: one story after another, none needing the next.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use tokio::time::Instant;
 use super::{ClientClose, IdleClients, Session, Settings, Shared};
 use crate::events::{ClientTimeout, Outcome};
 use crate::lifecycle::Switch;
-use crate::pool::tests::world::{ERROR, HEARTBEAT, ONEWAY, Server, World, message, protocol, settings, settle};
+use crate::pool::tests::world::{
+    ERROR, HEARTBEAT, ONEWAY, Server, World, message, protocol, settings, settle,
+};
 use crate::protocol::{
     Answered, Downstream, Malformed, Mode, Protocol, Request, Tag, TagSpace, Upstream, line,
 };
@@ -148,7 +151,8 @@ async fn a_half_closing_client_gets_its_reply_and_a_clean_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fin_after_the_reply_is_answered_with_rst_unless_told_otherwise() {
-    for (close, resets) in [(ClientClose::Auto, true), (ClientClose::Reset, true), (ClientClose::Fin, false)] {
+    for (close, resets) in [(ClientClose::Auto, true), (ClientClose::Reset, true), (ClientClose::Fin, false)]
+    {
         let mut front = Front::new(Mode::Exclusive);
         Arc::get_mut(&mut front.shared).unwrap().settings.client_close = close;
         let mut server = front.server().await;
@@ -183,7 +187,11 @@ async fn a_oneway_request_outlives_its_client() {
         // No connection is open yet: the request waits.
         client.send(ONEWAY, 1, b"fire").await;
         settle().await;
-        if reset { client.wire.reset() } else { drop(client.wire) }
+        if reset {
+            client.wire.reset();
+        } else {
+            drop(client.wire);
+        }
         let mut front = front;
         let mut server = front.world.accept().await;
         assert_eq!(server.receive().await.2, b"fire");
@@ -315,7 +323,7 @@ async fn a_client_that_does_not_read_is_cut() {
     let mut server = front.server().await;
     let mut client = front.connect();
     let start = Instant::now();
-    let served = tokio::spawn(async move {
+    let serving = tokio::spawn(async move {
         loop {
             let (_, id, _) = server.receive().await;
             server.send(0, id, &[0; 200]).await;
@@ -328,7 +336,7 @@ async fn a_client_that_does_not_read_is_cut() {
     client.session.await.unwrap();
     assert_eq!(start.elapsed().as_secs(), 30);
     assert_eq!(front.world.events.clients_timed_out.of(ClientTimeout::Write).get(), 1);
-    served.abort();
+    serving.abort();
 }
 
 #[tokio::test(start_paused = true)]

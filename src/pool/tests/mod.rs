@@ -1,4 +1,5 @@
 //! The pool in paused time, its queue, keeper and connections together.
+//! Long because it is a list: one story after another, none needing the next.
 
 pub(crate) mod world;
 
@@ -17,8 +18,6 @@ fn two_endpoints(mode: Mode, min: usize, max: usize) -> super::Settings {
     let endpoint = |port| Address::Tcp { host: "a".into(), port };
     super::Settings { endpoints: vec![endpoint(1), endpoint(2)], ..settings(mode, min, max) }
 }
-
-// ---- growing and shrinking
 
 #[tokio::test(start_paused = true)]
 async fn the_floor_is_warm_before_anyone_asks_and_spread_over_endpoints() {
@@ -152,8 +151,6 @@ async fn an_endpoint_without_connections_gets_one_when_there_is_work() {
     b.reply().await;
 }
 
-// ---- matching
-
 #[tokio::test(start_paused = true)]
 async fn replies_find_their_requests_in_any_order() {
     let mut world = World::new(settings(Mode::Multiplex, 1, 1));
@@ -246,7 +243,7 @@ async fn heartbeats_are_answered_busy_and_idle_and_are_no_replies() {
 async fn a_flood_of_heartbeats_is_cut() {
     let mut world = World::new(settings(Mode::Multiplex, 1, 1));
     let mut server = world.accept().await;
-    let flood: Vec<u8> = (0..20_000u32).flat_map(|n| world::message(HEARTBEAT, n as u16, b"")).collect();
+    let flood: Vec<u8> = (0..20_000u16).flat_map(|n| world::message(HEARTBEAT, n, b"")).collect();
     let cut = tokio::io::AsyncWriteExt::write_all(&mut server.wire, &flood).await;
     assert!(cut.is_err());
     assert_eq!(world.events.desyncs.get(), 1);
@@ -270,8 +267,6 @@ async fn a_server_that_says_it_closes_gets_nothing_new() {
     server.end().await.expect("a clean end");
 }
 
-// ---- one way
-
 #[tokio::test(start_paused = true)]
 async fn a_oneway_request_is_over_when_it_is_sent() {
     let mut world = World::new(settings(Mode::Exclusive, 1, 1));
@@ -285,8 +280,6 @@ async fn a_oneway_request_is_over_when_it_is_sent() {
     assert_eq!(call.reply().await, b"next");
     assert_eq!((world.outcomes(Outcome::Sent), world.outcomes(Outcome::Ok)), (1, 1));
 }
-
-// ---- time
 
 #[tokio::test(start_paused = true)]
 async fn a_late_reply_is_swallowed_and_the_connection_lives() {
@@ -335,16 +328,15 @@ async fn every_call_of_a_pool_hangs_once_and_it_serves_at_once() {
         let start = Instant::now();
         let mut next = world.call(b"next");
         let serve = async {
-            match mode {
-                // Its own connection is full: the hung ones give way at their deadline.
-                Mode::Exclusive => drop(world.accept().await.echo().await),
-                _ => {
-                    for _ in 0..4 {
-                        servers[0].receive().await;
-                    }
-                    servers[0].echo().await;
-                }
+            if mode == Mode::Exclusive {
+                // Every connection is full: a hung one gives way at its deadline.
+                world.accept().await.echo().await;
+                return;
             }
+            for _ in 0..4 {
+                servers[0].receive().await;
+            }
+            servers[0].echo().await;
         };
         let (reply, ()) = tokio::join!(next.reply(), serve);
         assert_eq!(reply, b"next");
@@ -432,8 +424,6 @@ async fn an_abandoned_call_keeps_its_connection_until_its_reply() {
     assert_eq!((world.events.abandoned.get(), world.events.late_replies.get()), (1, 1));
 }
 
-// ---- trouble
-
 #[tokio::test(start_paused = true)]
 async fn a_lost_connection_ends_what_it_owed_and_nothing_else() {
     let mut world = World::new(settings(Mode::Exclusive, 1, 1));
@@ -455,8 +445,7 @@ async fn a_reply_before_the_end_of_its_request_is_passed_on() {
     let mut server = world.accept().await;
     settle().await;
     let bytes = bytes::Bytes::from([world::message(0, 7, b"head"), vec![0; 8000]].concat());
-    let request =
-        crate::protocol::Request { bytes, oneway: false, charge: crate::wire::Charge::none() };
+    let request = crate::protocol::Request { bytes, oneway: false, charge: crate::wire::Charge::none() };
     let mut ticket = world.pool.admit(request, false);
     let (_, id, _) = server.receive().await;
     server.send(0, id, b"early").await;
@@ -557,8 +546,6 @@ async fn a_preamble_is_read_and_answered_before_the_first_request() {
     good.echo().await;
     assert_eq!(call.reply().await, b"a");
 }
-
-// ---- the end
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_lets_what_is_in_flight_finish_and_closes_cleanly() {

@@ -117,16 +117,9 @@ impl World {
         let events = Arc::new(events::Upstream::new("u"));
         let back = Switch::new();
         let (doors, receiver) = mpsc::channel(64);
-        let script =
-            Arc::new(Script { doors, failures: Mutex::default(), closed: Mutex::default() });
-        let (pool, keeper) = Pool::new(
-            settings,
-            protocol,
-            events.clone(),
-            Budget::new(1 << 20),
-            back.watch(),
-            script.clone(),
-        );
+        let script = Arc::new(Script { doors, failures: Mutex::default(), closed: Mutex::default() });
+        let (pool, keeper) =
+            Pool::new(settings, protocol, events.clone(), Budget::new(1 << 20), back.watch(), script.clone());
         let keeper = tokio::spawn(keeper.run());
         Self { pool, events, back, keeper, script, doors: receiver }
     }

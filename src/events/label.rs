@@ -1,0 +1,118 @@
+//! The closed sets of words that metrics are labelled with and logs use.
+
+use super::meter::Label;
+
+/// Defines a closed set of label values.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$vdoc])* $variant),* }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+        }
+    };
+}
+
+label! {
+    /// How an exchange ended. Every accepted request gets exactly one.
+    Outcome {
+        /// Its reply reached the session.
+        Ok = "ok",
+        /// One-way: its last byte is in the kernel.
+        Sent = "sent",
+        /// No reply before the deadline.
+        Timeout = "timeout",
+        /// Its connection went away.
+        Lost = "lost",
+        /// Never given to a connection.
+        Refused = "refused",
+        /// The client went away first.
+        ClientGone = "client_gone",
+        /// Over `max_message`.
+        TooLarge = "too_large",
+        /// The server broke the protocol.
+        Desync = "desync",
+    }
+}
+
+label! {
+    /// Why a request was refused without reaching an upstream connection.
+    Reason {
+        /// `max_waiting` reached.
+        QueueFull = "queue_full",
+        /// `acquire_timeout` passed.
+        AcquireTimeout = "acquire_timeout",
+        /// The upstream is down.
+        Down = "down",
+        /// Not a message of the protocol.
+        Malformed = "malformed",
+        /// Over `max_message`.
+        TooLarge = "too_large",
+        /// Shutting down.
+        Draining = "draining",
+    }
+}
+
+label! {
+    /// Why an upstream connection closed.
+    CloseReason {
+        /// `idle_timeout`.
+        Idle = "idle",
+        /// `max_lifetime`.
+        Lifetime = "lifetime",
+        /// `max_requests`, or the tags are used up.
+        Requests = "requests",
+        /// The server closed it, nothing was owed.
+        Peer = "peer",
+        /// The server closed it, or the socket failed, while it owed something.
+        Lost = "lost",
+        /// The server said that it will close.
+        Closing = "closing",
+        /// The server replied before it had the whole request.
+        Early = "early",
+        /// The server broke the protocol.
+        Desync = "desync",
+        /// It owed a reply for too long.
+        Stalled = "stalled",
+        /// Drain or stop.
+        Shutdown = "shutdown",
+        /// A bug in warmline.
+        Panic = "panic",
+    }
+}
+
+label! {
+    /// How an attempt to connect ended.
+    ConnectResult {
+        /// Connected, preamble done.
+        Ok = "ok",
+        /// Refused by the peer.
+        Refused = "refused",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The name has no address.
+        Resolve = "resolve",
+        /// The server's first bytes were not the expected ones.
+        Preamble = "preamble",
+        /// Anything else.
+        Error = "error",
+    }
+}
+
+label! {
+    /// Why warmline closed a client connection that did nothing wrong.
+    ClientTimeout {
+        /// No whole request in `client_read`.
+        Read = "read",
+        /// Nothing for `client_idle` between requests.
+        Idle = "idle",
+        /// It did not take its reply in `client_write`.
+        Write = "write",
+    }
+}
