@@ -41,13 +41,20 @@ fn ten_thousand_clients_held_open() {
 
 #[test]
 fn a_half_closing_reader_gets_its_reply_and_a_clean_end() {
-    let server = Server::start(WIRE, &["--exclusive"]);
+    let mut server = Server::start(WIRE, &["--exclusive"]);
     for close in ["\"auto\"", "\"fin\"", "\"reset\""] {
-        let daemon = settings(&server, &[("sockets.client_close", close)]);
-        for verb in ["echo", "delay:10", "big:1000000"] {
+        let one = ("pool.max_connections", "1");
+        let daemon = settings(&server, &[("sockets.client_close", close), one]);
+        for verb in ["echo", "big:1000000"] {
+            // The only connection is busy, so that the reply cannot come before the half-close.
+            let mut first = Client::connect(&daemon.address, WIRE);
+            let held = first.ask("hold");
+            server.reaches("held", 1);
             let mut client = Client::connect(&daemon.address, WIRE);
             let asked = client.ask(verb);
             client.finish_sending();
+            server.ask("release");
+            first.expect(&held);
             client.expect(&asked);
             let (rest, end) = client.read_to_end();
             assert!(rest.is_empty() && end.is_ok(), "{close} {verb}: {end:?} after {} bytes", rest.len());

@@ -319,8 +319,10 @@ fn item_16_half_closing_client(mode: &str) {
     let daemon = pool(mode, &server, 2).start_ready();
     for _ in 0..50 {
         let mut client = Client::connect(&daemon.address, WIRE);
-        let asked = client.ask("delay:5");
+        let asked = client.ask("hold");
+        server.reaches("held", 1);
         client.finish_sending();
+        server.ask("release");
         client.expect(&asked);
         let (rest, end) = client.read_to_end();
         assert_eq!((rest, end.unwrap()), (vec![], 0), "a clean end after the reply");
