@@ -163,7 +163,9 @@ fn what_a_client_sends_ahead_is_answered_in_order() {
         };
         let all = clients.iter().map(asked).collect::<Vec<_>>();
         for (client, requests) in clients.iter_mut().zip(&all) {
-            requests.iter().for_each(|asked| client.expect(asked));
+            for asked in requests {
+                client.expect(asked);
+            }
         }
         server.assert_no_violation();
     }

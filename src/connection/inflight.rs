@@ -201,14 +201,14 @@ mod tests {
         exchange::open(request, false, now, now + Duration::from_secs(1), &events).0.slot
     }
 
-    fn space(last: u64, avoid: &[u64]) -> Option<TagSpace> {
-        Some(TagSpace { last, avoid: avoid.to_vec() })
+    fn space(last: u64, avoid: &[u64]) -> TagSpace {
+        TagSpace { last, avoid: avoid.to_vec() }
     }
 
     #[test]
     fn wide_tags_count_up_and_end() {
         let last = u64::from(u32::MAX);
-        let mut tags = Tags::new(space(last, &[1, 3, last]));
+        let mut tags = Tags::new(Some(space(last, &[1, 3, last])));
         assert_eq!([tags.next(), tags.next()], [Some(Tag(2)), Some(Tag(4))]);
         tags.free(Tag(2));
         tags.fresh = last - 1;
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn narrow_tags_come_back_oldest_freed_first() {
-        let mut tags = Tags::new(space(3, &[2]));
+        let mut tags = Tags::new(Some(space(3, &[2])));
         assert_eq!([tags.next(), tags.next(), tags.next()], [Some(Tag(1)), Some(Tag(3)), None]);
         tags.free(Tag(3));
         tags.free(Tag(1));
@@ -228,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn in_order_a_wrong_tag_answers_nothing() {
-        let mut flight = InFlight::new(Mode::Pipeline, space(u64::MAX, &[]));
+        let mut flight = InFlight::new(Mode::Pipeline, Some(space(u64::MAX, &[])));
         for end in [5, 10] {
             let tag = flight.next_tag().unwrap();
             flight.push(slot(), tag, end, Instant::now());
@@ -241,7 +241,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_oneway_is_over_when_the_kernel_has_its_last_byte() {
-        let mut flight = InFlight::new(Mode::Multiplex, space(255, &[]));
+        let mut flight = InFlight::new(Mode::Multiplex, Some(space(255, &[])));
         let tag = flight.next_tag().unwrap();
         flight.push_oneway(slot(), tag, 10);
         assert!(flight.written(9).is_empty());
@@ -257,7 +257,7 @@ mod tests {
         fn multiplexing_never_mixes_up(steps in prop::collection::vec((any::<bool>(), any::<u8>()), 1..300)) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let _guard = runtime.enter();
-            let mut flight = InFlight::new(Mode::Multiplex, space(15, &[4]));
+            let mut flight = InFlight::new(Mode::Multiplex, Some(space(15, &[4])));
             let mut due: BTreeMap<Tag, u64> = BTreeMap::new();
             let mut end = 0;
             for (send, pick) in steps {

@@ -21,7 +21,7 @@ use crate::lifecycle::{Alarm, Phase, Watch};
 use crate::net::Tuning;
 use crate::protocol::{Answered, Mode, Need, Protocol, Refusal, Reply, Tag, Upstream};
 use crate::queue::{Seat, Verdict};
-use crate::wire::{Budget, Charging, Close, Input, Interest, Output, Purpose, Wire};
+use crate::wire::{Budget, Close, Input, Interest, Output, Purpose, Wire};
 pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
 use inflight::InFlight;
@@ -107,8 +107,6 @@ pub(crate) struct Connection {
     endpoint: Arc<str>,
     /// Why it takes nothing new any more.
     retiring: Option<CloseReason>,
-    /// Memory for the rest of a reply is being waited for, in bytes.
-    memory: Option<(usize, Charging)>,
     /// Bytes of control answers since the output was last empty.
     control: usize,
     carried: u64,
@@ -141,7 +139,6 @@ impl Connection {
             shared,
             endpoint,
             retiring: None,
-            memory: None,
             control: 0,
             carried: 0,
             replies: 0,
@@ -185,26 +182,17 @@ impl Connection {
 
     async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), CloseReason> {
         let deadline = self.next_deadline();
-        let interest = Interest { read: self.memory.is_none(), write: !self.output.is_empty() };
+        let interest = Interest { read: !self.input.is_waiting(), write: !self.output.is_empty() };
         let next_phase = if self.back.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
         let lost = self.lost();
-        let mut granted = None;
         // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
         // of itself at once.
         tokio::select! {
             () = std::future::poll_fn(|cx| self.seat.poll_work(cx)) => {}
             ready = self.wire.ready(interest) => ready.map_err(|_| lost)?,
-            charge = async { match &mut self.memory {
-                Some((_, charging)) => charging.await,
-                None => std::future::pending().await,
-            } } => granted = Some(charge),
+            () = self.input.granted() => {}
             () = alarm.reached(deadline) => {}
             () = self.back.reached(next_phase) => {}
-        }
-        if let Some(charge) = granted
-            && let Some((total, _)) = self.memory.take()
-        {
-            self.input.grow(total, charge);
         }
         Ok(())
     }
@@ -215,7 +203,7 @@ impl Connection {
 
     fn read(&mut self) -> Result<(), CloseReason> {
         for _ in 0..READS {
-            if self.memory.is_some() {
+            if self.input.is_waiting() {
                 break;
             }
             match self.input.read(&mut self.wire) {
@@ -306,13 +294,11 @@ impl Connection {
         let max = self.shared.protocol.max_message();
         match need.beyond(filled, self.input.limit(), max) {
             Ok(None) => {}
-            Ok(Some(total)) => match self.shared.budget.try_charge(total, Purpose::Reply) {
-                Some(charge) => self.input.grow(total, charge),
-                None => {
+            Ok(Some(total)) => {
+                if !self.input.ask(total, &self.shared.budget, Purpose::Reply) {
                     self.shared.events.memory_waited(total);
-                    self.memory = Some((total, self.shared.budget.charge(total, Purpose::Reply)));
                 }
-            },
+            }
             Err(fault) => return Err(self.desync(&fault)),
         }
         Ok(())
@@ -404,7 +390,7 @@ impl Connection {
         match reason {
             CloseReason::Peer => self.wire.close(Close::Fin),
             CloseReason::Desync | CloseReason::Lost | CloseReason::Stalled | CloseReason::Early => {
-                self.wire.reset()
+                self.wire.reset();
             }
             _ if clean => self.wire.close(Close::FinReset),
             _ => self.wire.reset(),

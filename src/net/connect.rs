@@ -91,7 +91,7 @@ fn choose_port_at_connect(socket: &Socket) -> io::Result<()> {
             libc::IPPROTO_IP,
             libc::IP_BIND_ADDRESS_NO_PORT,
             (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0),
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -13,8 +13,8 @@ use socket2::{SockRef, Socket};
 use tokio::io::Interest as Ready;
 use tokio::io::unix::AsyncFd;
 
-/// Reads at most, at a close, of bytes that nobody wants.
-const MAX_REST: usize = 16;
+/// Reads at most, at a close, of bytes that nobody wants, 4 KiB each.
+const MAX_REST: usize = 64;
 
 /// What a task waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::exchange::{Exchange, Ticket};
 use crate::protocol::Refusal;
-use roster::Roster;
 pub use roster::Verdict;
+use roster::{Roster, Standing};
 pub use seat::{Connecting, Seat};
 
 /// The bounds of a queue.
@@ -191,10 +191,10 @@ impl Queue {
             ..Figures::default()
         };
         for (_, member) in &inner.roster.members {
-            match (member.retiring, member.in_flight) {
-                (true, _) => figures.retiring += 1,
-                (false, 0) => figures.idle += 1,
-                (false, _) => figures.busy += 1,
+            match (member.standing, member.in_flight) {
+                (Standing::Retiring | Standing::Ending, _) => figures.retiring += 1,
+                (Standing::Open | Standing::Resting, 0) => figures.idle += 1,
+                (Standing::Open | Standing::Resting, _) => figures.busy += 1,
             }
         }
         figures

@@ -33,17 +33,33 @@ pub(super) struct Member {
     /// Given and not taken yet.
     pub(super) inbox: VecDeque<Exchange>,
     pub(super) waker: Option<Waker>,
-    /// Takes nothing new, for good.
-    pub(super) retiring: bool,
-    /// It has ended, and the keeper is about to hear why.
-    ending: bool,
-    /// Takes nothing new, for now.
-    pub(super) resting: bool,
-    /// Everything it has room for is owed to nobody.
-    pub(super) stuck: bool,
-    /// Asked to close, because others wait for its place.
-    pub(super) gives_way: bool,
+    pub(super) standing: Standing,
+    pub(super) hold: Hold,
     used: u64,
+}
+
+/// Whether a connection takes exchanges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It does.
+    Open,
+    /// Not for now.
+    Resting,
+    /// Not any more: it finishes what it has.
+    Retiring,
+    /// It has ended without retiring first, and the keeper is about to hear why.
+    Ending,
+}
+
+/// Whether a connection's room is of use to anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// It is, as far as is known.
+    Useful,
+    /// Everything it has room for is owed to nobody.
+    Stuck,
+    /// So it is, and because others wait it was asked to close.
+    GivesWay,
 }
 
 /// What is known of one endpoint.
@@ -93,11 +109,8 @@ impl Roster {
             in_flight: 0,
             inbox: VecDeque::new(),
             waker: None,
-            retiring: false,
-            ending: false,
-            resting: false,
-            stuck: false,
-            gives_way: false,
+            standing: Standing::Open,
+            hold: Hold::Useful,
             used: self.clock,
         })
     }
@@ -106,8 +119,8 @@ impl Roster {
     pub(super) fn retire(&mut self, key: usize) -> VecDeque<Exchange> {
         let member = &mut self.members[key];
         let endpoint = &mut self.endpoints[member.endpoint];
-        if !member.retiring {
-            member.retiring = true;
+        if matches!(member.standing, Standing::Open | Standing::Resting) {
+            member.standing = Standing::Retiring;
             endpoint.open -= 1;
         }
         member.in_flight -= member.inbox.len();
@@ -118,9 +131,11 @@ impl Roster {
     /// This one has ended. It is not missed before the keeper has heard why.
     pub(super) fn end(&mut self, key: usize) -> VecDeque<Exchange> {
         let member = &mut self.members[key];
-        if !member.retiring {
-            member.ending = true;
-            self.endpoints[member.endpoint].ending += 1;
+        if matches!(member.standing, Standing::Open | Standing::Resting) {
+            member.standing = Standing::Ending;
+            let endpoint = &mut self.endpoints[member.endpoint];
+            endpoint.open -= 1;
+            endpoint.ending += 1;
         }
         self.retire(key)
     }
@@ -130,7 +145,7 @@ impl Roster {
         let member = self.members.remove(key);
         let endpoint = &mut self.endpoints[member.endpoint];
         endpoint.in_flight -= member.in_flight;
-        endpoint.ending -= usize::from(member.ending);
+        endpoint.ending -= usize::from(member.standing == Standing::Ending);
         inbox
     }
 
@@ -212,12 +227,12 @@ impl Roster {
             if left == 0 {
                 return;
             }
-            if member.stuck {
+            if member.hold != Hold::Useful {
                 left -= 1;
-                if !member.gives_way {
-                    member.gives_way = true;
-                    member.wake();
-                }
+            }
+            if member.hold == Hold::Stuck {
+                member.hold = Hold::GivesWay;
+                member.wake();
             }
         }
     }
@@ -225,7 +240,7 @@ impl Roster {
 
 impl Member {
     fn takes(&self, room: usize) -> bool {
-        self.in_flight < room && !self.retiring && !self.resting
+        self.in_flight < room && self.standing == Standing::Open
     }
 
     pub(super) fn wake(&mut self) {

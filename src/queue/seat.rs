@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::roster::{Hold, Standing};
 use super::{Queue, Verdict};
 use crate::exchange::Exchange;
 
@@ -54,7 +55,7 @@ impl Seat {
     pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.queue.inner();
         let member = &mut inner.roster.members[self.key];
-        if !member.inbox.is_empty() || member.gives_way {
+        if !member.inbox.is_empty() || member.hold == Hold::GivesWay {
             return Poll::Ready(());
         }
         if !member.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
@@ -78,22 +79,25 @@ impl Seat {
     /// Takes nothing new until told otherwise.
     pub fn rest(&self, resting: bool) {
         let mut inner = self.queue.inner();
-        inner.roster.members[self.key].resting = resting;
+        let member = &mut inner.roster.members[self.key];
+        match (resting, member.standing) {
+            (true, Standing::Open) => member.standing = Standing::Resting,
+            (false, Standing::Resting) => member.standing = Standing::Open,
+            _ => {}
+        }
         inner.dispatch();
     }
 
     /// Everything this connection has room for is owed to nobody, or no longer is.
     pub fn set_stuck(&self, stuck: bool) {
         let mut inner = self.queue.inner();
-        let member = &mut inner.roster.members[self.key];
-        member.stuck = stuck;
-        member.gives_way &= stuck;
+        inner.roster.members[self.key].hold = if stuck { Hold::Stuck } else { Hold::Useful };
         inner.dispatch();
     }
 
     /// Whether a stuck connection is to close because others wait.
     pub fn gives_way(&self) -> bool {
-        self.queue.inner().roster.members[self.key].gives_way
+        self.queue.inner().roster.members[self.key].hold == Hold::GivesWay
     }
 
     /// Takes nothing new any more. The keeper may open another connection meanwhile.

@@ -49,7 +49,7 @@ impl Session {
     /// While nothing is outstanding the client owes us something: its first byte, the rest of a request, or,
     /// between requests, a sign of life.
     pub(super) fn read_deadline(&self) -> Option<Instant> {
-        if !self.outstanding.is_empty() || !self.output.is_empty() || self.memory.is_some() {
+        if !self.outstanding.is_empty() || !self.output.is_empty() || self.input.is_waiting() {
             return None;
         }
         let settings = &self.shared.settings;

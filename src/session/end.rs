@@ -68,7 +68,10 @@ impl Session {
             End::Gone => self.wire.reset(),
             End::CutOff => self.wire.linger(LINGER).await,
             End::LateFin if !plain => self.wire.reset(),
-            End::Served | End::Drained if !plain => self.wire.close(Close::FinReset),
+            End::Served | End::Drained if !plain => {
+                self.wire.drained_within(self.shared.settings.client_write).await;
+                self.wire.close(Close::FinReset);
+            }
             End::Idle if style == ClientClose::Reset => self.wire.reset(),
             _ => self.wire.close(Close::Fin),
         }

@@ -21,7 +21,7 @@ use crate::exchange::{self, Answer, Ticket};
 use crate::lifecycle::{Alarm, Phase, Watch};
 use crate::pool::Pool;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Need, Protocol, Received, Refusal, Request};
-use crate::wire::{Budget, Charging, Input, Interest, Output, Purpose, Wire};
+use crate::wire::{Budget, Input, Interest, Output, Purpose, Wire};
 use end::End;
 pub use idle::IdleClients;
 use idle::IdlePlace;
@@ -92,8 +92,6 @@ pub struct Session {
     ending: Option<End>,
     /// The client has sent FIN, and this is how the session ends when everything is answered.
     fin: Option<End>,
-    /// Memory for the rest of a request is being waited for, in bytes.
-    memory: Option<(usize, Charging)>,
     idle: Option<IdlePlace>,
     requests: u64,
     /// The last message was one that a one-shot client waits no reply for.
@@ -121,7 +119,6 @@ impl Session {
             shared,
             ending: None,
             fin: None,
-            memory: None,
             idle: None,
             requests: 0,
             unanswered: false,
@@ -152,7 +149,7 @@ impl Session {
         // Answers make room for requests that wait in the buffer, and writing makes room for answers.
         loop {
             let buffered = self.input.bytes.len();
-            self.decode()?;
+            self.decode();
             self.flush()?;
             if self.input.bytes.len() == buffered {
                 break;
@@ -166,13 +163,13 @@ impl Session {
         while self.wants_input() {
             let starts = self.input.bytes.is_empty();
             match self.input.read(&mut self.wire) {
-                Ok(0) => self.note_fin()?,
+                Ok(0) => self.note_fin(),
                 Ok(_) => {
                     self.idle = None;
                     if starts {
                         self.reading_since = Instant::now();
                     }
-                    self.decode()?;
+                    self.decode();
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return Err(End::Gone),
@@ -183,11 +180,11 @@ impl Session {
 
     /// After everything was answered and acknowledged, a FIN is the end. Before that it may as well be a
     /// half-close by a client that still reads.
-    fn note_fin(&mut self) -> Result<(), End> {
+    fn note_fin(&mut self) {
         let over = self.outstanding.is_empty() && self.input.bytes.is_empty() && self.output.is_empty();
         let late = over && self.requests > 0 && !self.unanswered && self.wire.is_drained();
         self.fin = Some(if late { End::LateFin } else { End::EarlyFin });
-        self.decode()
+        self.decode();
     }
 
     /// Bytes beyond the requests that may be outstanding wait in the buffer, and beyond the buffer with the
@@ -195,19 +192,18 @@ impl Session {
     fn wants_input(&self) -> bool {
         self.fin.is_none()
             && self.ending.is_none()
-            && self.memory.is_none()
             && self.input.has_room()
             && self.output.len() < MAX_UNWRITTEN
     }
 
     fn may_decode(&self) -> bool {
         self.ending.is_none()
-            && self.memory.is_none()
+            && !self.input.is_waiting()
             && self.outstanding.len() < self.shared.settings.max_per_client
             && self.output.len() < MAX_UNWRITTEN
     }
 
-    fn decode(&mut self) -> Result<(), End> {
+    fn decode(&mut self) {
         while self.may_decode() && !self.input.bytes.is_empty() {
             match self.codec.decode(&mut self.input.bytes) {
                 Ok(Received::Request { id, request }) => self.admit(id, request),
@@ -222,14 +218,10 @@ impl Session {
                     self.ending = Some(End::EarlyFin);
                 }
                 Ok(Received::More(need)) => return self.expect_more(need),
-                Err(bad) => {
-                    self.refuse_malformed(&bad);
-                    return Ok(());
-                }
+                Err(bad) => return self.refuse_malformed(&bad),
             }
         }
         self.input.shrink();
-        Ok(())
     }
 
     fn admit(&mut self, id: Id, mut request: Request) {
@@ -242,25 +234,21 @@ impl Session {
         self.outstanding.push_back((id, ticket));
     }
 
-    fn expect_more(&mut self, need: Need) -> Result<(), End> {
+    fn expect_more(&mut self, need: Need) {
         let filled = self.input.bytes.len();
         if self.fin.is_some() {
             self.events.request_truncated(&self.wire.peer(), filled);
-            self.input.bytes.clear();
-            return Ok(());
+            return self.input.bytes.clear();
         }
         match need.beyond(filled, self.input.limit(), self.shared.protocol.max_message()) {
             Ok(None) => {}
-            Ok(Some(total)) => match self.shared.budget.try_charge(total, Purpose::Request) {
-                Some(charge) => self.input.grow(total, charge),
-                None => {
+            Ok(Some(total)) => {
+                if !self.input.ask(total, &self.shared.budget, Purpose::Request) {
                     self.events.memory_waited(total);
-                    self.memory = Some((total, self.shared.budget.charge(total, Purpose::Request)));
                 }
-            },
+            }
             Err(reason) => self.refuse_malformed(&BadRequest { id: Id::None, reason }),
         }
-        Ok(())
     }
 
     /// What follows a malformed request cannot be understood either: the client is told, and cut off.
@@ -338,16 +326,13 @@ impl Session {
         let deadline = times.into_iter().flatten().min();
         let interest = Interest { read: self.wants_input(), write: !self.output.is_empty() };
         let next_phase = if self.front.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
-        let (mut granted, mut answered) = (None, None);
+        let mut answered = None;
         // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
         // of itself at once.
         tokio::select! {
             found = next_answer(&mut self.outstanding) => answered = Some(found),
             ready = self.wire.ready(interest) => ready.map_err(|_| End::Gone)?,
-            charge = async { match &mut self.memory {
-                Some((_, charging)) => charging.await,
-                None => std::future::pending().await,
-            } } => granted = Some(charge),
+            () = self.input.granted() => self.reading_since = Instant::now(),
             () = async { match &self.idle {
                 Some(place) => place.evicted().await,
                 None => std::future::pending().await,
@@ -361,12 +346,6 @@ impl Session {
             self.reading_since = Instant::now();
             self.expiry = None;
             self.answer(&id, answer);
-        }
-        if let Some(charge) = granted
-            && let Some((total, _)) = self.memory.take()
-        {
-            self.reading_since = Instant::now();
-            self.input.grow(total, charge);
         }
         Ok(())
     }

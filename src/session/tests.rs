@@ -188,9 +188,9 @@ async fn a_oneway_request_outlives_its_client() {
         client.send(ONEWAY, 1, b"fire").await;
         settle().await;
         if reset {
-            client.wire.reset()
+            client.wire.reset();
         } else {
-            drop(client.wire)
+            drop(client.wire);
         }
         let mut front = front;
         let mut server = front.world.accept().await;
@@ -323,7 +323,7 @@ async fn a_client_that_does_not_read_is_cut() {
     let mut server = front.server().await;
     let mut client = front.connect();
     let start = Instant::now();
-    let served = tokio::spawn(async move {
+    let serving = tokio::spawn(async move {
         loop {
             let (_, id, _) = server.receive().await;
             server.send(0, id, &[0; 200]).await;
@@ -336,7 +336,7 @@ async fn a_client_that_does_not_read_is_cut() {
     client.session.await.unwrap();
     assert_eq!(start.elapsed().as_secs(), 30);
     assert_eq!(front.world.events.clients_timed_out.of(ClientTimeout::Write).get(), 1);
-    served.abort();
+    serving.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -175,8 +175,9 @@ mod tests {
     fn the_floor_fits_one_message_each_way() {
         for max in [1, 4097, 16 << 20, (16 << 20) + 1] {
             let budget = Budget::new(Budget::floor(max));
-            assert!(budget.try_charge(max as usize, Purpose::Request).is_some());
-            assert!(budget.try_charge(max as usize, Purpose::Reply).is_some());
+            let max = usize::try_from(max).unwrap();
+            assert!(budget.try_charge(max, Purpose::Request).is_some());
+            assert!(budget.try_charge(max, Purpose::Reply).is_some());
         }
     }
 }

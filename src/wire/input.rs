@@ -1,11 +1,14 @@
 //! Bytes read and not yet decoded. Holds nothing while there is nothing, and never grows past what the
 //! memory budget granted.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
+use std::task::Poll;
 
 use bytes::BytesMut;
 
-use super::{CHUNK, Charge, Wire};
+use super::{Budget, CHUNK, Charge, Charging, Purpose, Wire};
 
 /// An incoming byte stream, cut into messages by a codec.
 #[derive(Debug, Default)]
@@ -15,6 +18,8 @@ pub struct Input {
     /// Reading stops here, counted from the front; at least [`CHUNK`].
     target: usize,
     charge: Charge,
+    /// The next target, and the memory for it that is being waited for.
+    waiting: Option<(usize, Charging)>,
 }
 
 impl Input {
@@ -25,7 +30,12 @@ impl Input {
 
     /// Whether another read is allowed.
     pub fn has_room(&self) -> bool {
-        self.bytes.len() < self.limit()
+        !self.is_waiting() && self.bytes.len() < self.limit()
+    }
+
+    /// Whether reading pauses until there is memory.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
     }
 
     /// The bytes that the first message may grow to without asking for memory.
@@ -33,8 +43,31 @@ impl Input {
         self.target.max(CHUNK)
     }
 
-    /// Lets the first message grow to `total` bytes; `charge` stands for them.
-    pub fn grow(&mut self, total: usize, charge: Charge) {
+    /// Asks for the memory that the first message needs to grow to `total` bytes. False if there is not
+    /// enough now: reading pauses until it is granted.
+    pub fn ask(&mut self, total: usize, budget: &Budget, purpose: Purpose) -> bool {
+        if let Some(charge) = budget.try_charge(total, purpose) {
+            self.grow(total, charge);
+            return true;
+        }
+        self.waiting = Some((total, budget.charge(total, purpose)));
+        false
+    }
+
+    /// Waits for the memory that was asked for; for ever, if none was. Cancel-safe.
+    pub async fn granted(&mut self) {
+        poll_fn(|cx| {
+            let Some((total, charging)) = &mut self.waiting else { return Poll::Pending };
+            let total = *total;
+            let Poll::Ready(charge) = Pin::new(charging).poll(cx) else { return Poll::Pending };
+            self.waiting = None;
+            self.grow(total, charge);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn grow(&mut self, total: usize, charge: Charge) {
         self.target = total;
         self.charge = charge;
         self.bytes.reserve(total.saturating_sub(self.bytes.len()));

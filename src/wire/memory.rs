@@ -154,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_cross_a_small_pipe_in_order() {
         let (mut a, mut b) = wires(7);
-        let sent: Vec<u8> = (0..1000).map(|n| n as u8).collect();
+        let sent: Vec<u8> = (0..1000).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let expected = sent.clone();
         let writer = tokio::spawn(async move {
             a.write_all(&sent).await.unwrap();
@@ -173,6 +173,18 @@ mod tests {
         let mut got = Vec::new();
         b.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, b"reply");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_has_not_taken_everything_is_waited_for() {
+        let patience = std::time::Duration::from_secs(5);
+        let (mut a, mut b) = wires(64);
+        a.write_all(b"reply").await.unwrap();
+        let waiting = tokio::spawn(async move { a.drained_within(patience).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        b.read_exact(&mut [0; 5]).await.unwrap();
+        waiting.await.unwrap();
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep};
 
 pub use crate::net::Interest;
 use crate::net::Stream;
@@ -25,6 +26,10 @@ pub use output::Output;
 pub const CHUNK: usize = budget::FREE;
 /// The most that is read and thrown away before a close.
 const DISCARD: usize = 256 * 1024;
+/// Last bytes that may go out together with the FIN: so few are with the peer's kernel at once.
+const TOGETHER: usize = 16 * 1024;
+/// First and longest pause between two looks at what the peer has not acknowledged yet.
+const DRAIN_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// How to close a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +49,8 @@ pub struct Wire {
     end: End,
     /// Counts the socket in a cap; declared last, so it is given back after the close.
     permit: Option<OwnedSemaphorePermit>,
+    /// The last bytes wait for the close.
+    held_back: bool,
 }
 
 #[derive(Debug)]
@@ -54,13 +61,13 @@ enum End {
 
 impl From<Stream> for Wire {
     fn from(stream: Stream) -> Self {
-        Self { end: End::Net(stream), permit: None }
+        Self { end: End::Net(stream), permit: None, held_back: false }
     }
 }
 
 impl From<memory::Pipe> for Wire {
     fn from(pipe: memory::Pipe) -> Self {
-        Self { end: End::Memory(pipe), permit: None }
+        Self { end: End::Memory(pipe), permit: None, held_back: false }
     }
 }
 
@@ -105,10 +112,13 @@ impl Wire {
         self.flush(output, false)
     }
 
-    /// As [`Wire::try_flush`], before a close that follows at once if it is true: the last bytes and the FIN
-    /// go out together, so the peer cannot close in between.
+    /// As [`Wire::try_flush`]; if it is true, [`Close::FinReset`] must follow at once. Where that is safe, the
+    /// last bytes and the FIN go out together, so the peer cannot close in between.
     pub fn try_flush_last(&mut self, output: &mut Output) -> io::Result<bool> {
-        self.flush(output, true)
+        let together = output.len() <= TOGETHER && self.is_drained();
+        let everything = self.flush(output, together)?;
+        self.held_back = together && everything;
+        Ok(everything)
     }
 
     fn flush(&mut self, output: &mut Output, last: bool) -> io::Result<bool> {
@@ -160,6 +170,17 @@ impl Wire {
         }
     }
 
+    /// Waits up to `patience` for the peer to acknowledge what was written, before a close: on a closed socket,
+    /// whatever the peer still sends destroys the rest. Cancel-safe.
+    pub async fn drained_within(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let (mut pause, longest) = DRAIN_PAUSE;
+        while !self.held_back && !self.is_drained() && Instant::now() < deadline {
+            sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
     /// Closes. What was written reaches the peer, unless it is [`Close::Reset`].
     pub fn close(mut self, how: Close) {
         match how {
@@ -168,7 +189,7 @@ impl Wire {
             Close::Fin => self.discard(),
             Close::FinReset => {
                 // Taken apart, so that the permit is given back after the close.
-                let Self { end, permit } = self;
+                let Self { end, permit, .. } = self;
                 match end {
                     End::Net(stream) => stream.finish_and_reset(),
                     End::Memory(pipe) => drop(pipe),
@@ -204,7 +225,7 @@ impl Wire {
     /// Closes with RST, now.
     pub fn reset(self) {
         // Taken apart, so that the permit is given back after the close.
-        let Self { end, permit } = self;
+        let Self { end, permit, .. } = self;
         match end {
             End::Net(stream) => stream.reset(),
             End::Memory(pipe) => pipe.reset(),

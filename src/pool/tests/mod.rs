@@ -243,7 +243,7 @@ async fn heartbeats_are_answered_busy_and_idle_and_are_no_replies() {
 async fn a_flood_of_heartbeats_is_cut() {
     let mut world = World::new(settings(Mode::Multiplex, 1, 1));
     let mut server = world.accept().await;
-    let flood: Vec<u8> = (0..20_000u32).flat_map(|n| world::message(HEARTBEAT, n as u16, b"")).collect();
+    let flood: Vec<u8> = (0..20_000u16).flat_map(|n| world::message(HEARTBEAT, n, b"")).collect();
     let cut = tokio::io::AsyncWriteExt::write_all(&mut server.wire, &flood).await;
     assert!(cut.is_err());
     assert_eq!(world.events.desyncs.get(), 1);
@@ -328,16 +328,15 @@ async fn every_call_of_a_pool_hangs_once_and_it_serves_at_once() {
         let start = Instant::now();
         let mut next = world.call(b"next");
         let serve = async {
-            match mode {
-                // Its own connection is full: the hung ones give way at their deadline.
-                Mode::Exclusive => drop(world.accept().await.echo().await),
-                _ => {
-                    for _ in 0..4 {
-                        servers[0].receive().await;
-                    }
-                    servers[0].echo().await;
-                }
+            if mode == Mode::Exclusive {
+                // Every connection is full: a hung one gives way at its deadline.
+                world.accept().await.echo().await;
+                return;
             }
+            for _ in 0..4 {
+                servers[0].receive().await;
+            }
+            servers[0].echo().await;
         };
         let (reply, ()) = tokio::join!(next.reply(), serve);
         assert_eq!(reply, b"next");
