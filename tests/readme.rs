@@ -245,21 +245,21 @@ impl Drop for Running {
 
 /// Runs the server, warmline and the client of the recipe under `heading`, in a network where their ports are
 /// free.
-fn recipe(test: &str, heading: &str, expected: &str) {
-    if !in_own_network(test) {
+fn recipe(name: &str, heading: &str, expected: &str) {
+    if !in_own_network(name) {
         return;
     }
     let readme = read("README.md");
     let folder = Folder::new();
     let mut config = None;
     for block in blocks(section(&readme, heading)) {
-        let Some(name) = block.above.strip_prefix('`').and_then(|name| name.strip_suffix('`')) else {
+        let Some(file) = block.above.strip_prefix('`').and_then(|file| file.strip_suffix('`')) else {
             continue;
         };
         let text = block.text.replace("/tmp/", &format!("{}/", folder.path().display()));
-        fs::write(folder.path().join(name), text).unwrap();
+        fs::write(folder.path().join(file), text).unwrap();
         if block.language == "toml" {
-            config = Some(name.to_owned());
+            config = Some(file.to_owned());
         }
     }
     let config = config.expect("a configuration");
