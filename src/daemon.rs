@@ -119,7 +119,7 @@ fn log_table(pool: &Pool) {
         .into_iter()
         .map(|(address, up)| format!("{address} {}", if up { "up" } else { "down" }))
         .collect();
-    process::pool_table(pool.events().name(), &format_args!("{figures:?}"), &endpoints.join(", "));
+    process::pool_table(pool.events().name(), &figures, &endpoints.join(", "));
 }
 
 /// A daemon at work.
@@ -224,8 +224,8 @@ impl Daemon {
             process::listening(&plan.name, socket.address());
             self.addresses.push((plan.name.clone(), socket.address().clone()));
             let listener = Listener {
+                uids: if socket.is_tcp() { Vec::new() } else { plan.listener.access.uids.clone() },
                 socket,
-                uids: plan.listener.access.uids.clone(),
                 places: Places { process: self.places.clone(), upstream: upstream_places.clone() },
                 session: session.clone(),
                 events: events.clone(),

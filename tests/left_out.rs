@@ -4,7 +4,10 @@
 fn main() {
     if !cfg!(feature = "peers") {
         println!(
-            "\nLEFT OUT (needs more than Rust): tests/peers.rs - PHP and Python peers, network namespaces.\n\
+            "\nLEFT OUT (needs more than Rust):\n\
+             - tests/peers.rs: PHP and Python peers, network namespaces\n\
+             - tests/readme.rs: the recipes, run as they stand there\n\
+             - tests/packaging.rs: the hardening of the systemd unit\n\
              `tests/run` installs what they need and runs everything.\n"
         );
     }

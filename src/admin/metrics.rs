@@ -153,9 +153,11 @@ impl Out<'_, '_> {
         }
         self.counters("upstream_connects", "Attempts to connect, by result", "result", |e| &e.connects)?;
         self.counters("upstream_closed", "Upstream connections closed, by reason", "reason", |e| &e.closed)?;
-        self.counter("handshakes_saved", "Clients served by a connection that was open already", |e| {
-            &e.handshakes_saved
-        })?;
+        self.counter(
+            "handshakes_saved",
+            "Clients served by a connection that others had used before",
+            |e| &e.handshakes_saved,
+        )?;
         self.counter("desync", "Upstream connections closed for breaking the protocol", |e| &e.desyncs)?;
         let mut up =
             self.family("endpoint_up", "Whether the endpoint could be reached last time", MetricType::Gauge)?;

@@ -1,6 +1,7 @@
 //! `warmline init`: a commented configuration to start from.
 //!
-//! It is the shipped sample with another protocol in it. Called by `cli`.
+//! It is the shipped sample with another protocol in it, and the admin endpoint off: the folder of its socket
+//! is made by the service manager. Called by `cli`.
 
 use super::{Exit, print};
 
@@ -8,6 +9,8 @@ use super::{Exit, print};
 const SAMPLE: &str = include_str!("../../config/warmline.toml");
 /// How its line with the protocol begins.
 const PROTOCOL: &str = "protocol = ";
+/// How its lines with the admin endpoint begin.
+const ADMIN: [&str; 2] = ["[admin]", "listen = \"unix:/run/"];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -81,6 +84,9 @@ pub(super) fn run(args: &Args) -> Exit {
 fn configuration(protocol: Protocol) -> String {
     let mut text = String::new();
     for line in SAMPLE.lines() {
+        if ADMIN.iter().any(|start| line.starts_with(start)) {
+            text.push_str("# ");
+        }
         text.push_str(if line.starts_with(PROTOCOL) { protocol.lines() } else { line });
         text.push('\n');
     }
@@ -97,6 +103,9 @@ mod tests {
     fn plan(text: &str) -> Plan {
         Plan::new(&Source::new("init", text.to_owned())).unwrap_or_else(|errors| panic!("{}", errors[0]))
     }
+
+    /// Keys whose commented value is an example rather than the default.
+    const WITHOUT: [&str; 4] = ["[upstreams.example.access]", "mode = \"0660\"", "uids", "source"];
 
     /// The text with every key and table that is commented out in place. What follows a key stays a
     /// comment; prose does not begin with a key.
@@ -116,9 +125,11 @@ mod tests {
     fn every_protocol_can_be_checked() {
         for protocol in Protocol::value_variants() {
             let text = configuration(*protocol);
-            assert_eq!(text == SAMPLE, *protocol == Protocol::Netty4, "{protocol:?}");
-            let all =
-                uncommented(&text, &["[upstreams.example.access]", "mode = \"0660\"", "uids", "source"]);
+            assert_eq!(plan(&text).admin, None);
+            let sample = SAMPLE.replace(ADMIN[0], &format!("# {}", ADMIN[0]));
+            let same = text == sample.replace(ADMIN[1], &format!("# {}", ADMIN[1]));
+            assert_eq!(same, *protocol == Protocol::Netty4, "{protocol:?}");
+            let all = uncommented(&text, &WITHOUT);
             plan(&text);
             plan(&all);
         }
@@ -127,7 +138,7 @@ mod tests {
     #[test]
     fn what_is_commented_out_is_the_default() {
         let text = configuration(Protocol::Swoole);
-        let all = uncommented(&text, &["[upstreams.example.access]", "mode = \"0660\"", "uids", "source"]);
+        let all = uncommented(&text, &[&WITHOUT[..], &ADMIN[..]].concat());
         assert!(all.lines().filter(|line| line.contains(" = ")).count() > 35, "{all}");
         let (mut given, absent) = (plan(&all), plan(&text));
         assert!(given.limits.max_clients_is_explicit);

@@ -50,7 +50,7 @@ pub enum Exit {
     Usage = 64,
     /// An address could not be bound.
     Unavailable = 69,
-    /// The drain deadline cut requests.
+    /// The drain deadline or a second signal cut requests.
     Cut = 75,
     /// Something is not permitted.
     Permission = 77,

@@ -47,7 +47,9 @@ pub(super) fn run(args: &Args) -> Exit {
     }
     match daemon::run(plan) {
         Ok(Ended::Drained) => Exit::Done,
-        Ok(Ended::Cut) => fail(Exit::Cut, "the drain deadline cut requests"),
+        Ok(Ended::Cut) => {
+            fail(Exit::Cut, "requests were cut: the drain deadline passed, or a second signal came")
+        }
         Err(error) => fail(code(&error), &error),
     }
 }

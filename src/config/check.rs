@@ -61,7 +61,7 @@ fn log(report: &mut Report<'_>, written: file::Log) -> Log {
         let (message, help) = words::unknown("level", &level, &LEVELS);
         report.wrong(at, "level", message, help);
     } else if let Err(error) = log::check(&level) {
-        let help = "write a level as in \"info\", or directives as in \"info,warmline::pool=debug\"";
+        let help = "write a level as in \"info\", or directives as in \"warn,warmline=debug\"";
         report.wrong(at, "level", error.to_string(), help.to_owned());
     }
     Log { level, format: written.format.map_or(Format::Auto, |Text(format)| format) }

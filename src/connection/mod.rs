@@ -375,7 +375,6 @@ impl Connection {
         }
     }
 
-    /// The seat is left last, when the keeper is about to hear how it went.
     fn close(mut self, reason: CloseReason) {
         let owed = self.in_flight.owed();
         let clean = self.in_flight.is_empty() && self.output.is_empty() && self.input.bytes.is_empty();
@@ -386,7 +385,6 @@ impl Connection {
             self.seat.done(Verdict::Failed);
         }
         self.shared.events.connection_closed(&self.endpoint, reason, self.carried, owed);
-        self.seat.end();
         match reason {
             CloseReason::Peer => self.wire.close(Close::Fin),
             CloseReason::Desync | CloseReason::Lost | CloseReason::Stalled | CloseReason::Early => {

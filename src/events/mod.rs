@@ -40,7 +40,7 @@ pub struct Upstream {
     pub connects: Family<ConnectResult>,
     /// Upstream connections closed.
     pub closed: Family<CloseReason>,
-    /// Client connections whose first request went out on a connection that was open already.
+    /// Client connections whose first request went out on a connection that others had used before.
     pub handshakes_saved: Counter,
     /// Upstream connections closed for breaking the protocol.
     pub desyncs: Counter,
@@ -243,7 +243,7 @@ impl Upstream {
         }
     }
 
-    /// A client's first request went out on a connection that was open already.
+    /// A client's first request went out on a connection that others had used before.
     pub fn handshake_saved(&self) {
         self.handshakes_saved.add_one();
     }

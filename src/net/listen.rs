@@ -95,6 +95,11 @@ impl Listener {
         &self.address
     }
 
+    /// Whether it listens on a TCP port.
+    pub fn is_tcp(&self) -> bool {
+        matches!(self.address, Address::Tcp { .. })
+    }
+
     /// Takes one waiting client, if there is one.
     ///
     /// # Errors
@@ -104,7 +109,7 @@ impl Listener {
         self.fd.try_io(tokio::io::Interest::READABLE, |socket| {
             loop {
                 match rustix::net::accept_with(socket, flags).map_err(io::Error::from) {
-                    Ok(fd) => return Ok(Stream::new(fd.into(), matches!(self.address, Address::Tcp { .. }))),
+                    Ok(fd) => return Ok(Stream::new(fd.into(), self.is_tcp())),
                     Err(e) if is_passing(&e) => {}
                     Err(e) => return Err(e),
                 }
@@ -241,18 +246,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_file_comes_with_its_mode_and_goes_with_its_listener() {
-        let dir = tempdir();
+        let dir = TempDir::new();
         let path = dir.join("s");
         let listener = Listener::bind(&unix(&path), &open(), true).unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "the temporary name is gone");
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "the temporary name is gone");
         drop(listener);
         assert!(!path.exists());
     }
 
     #[tokio::test]
     async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
-        let dir = tempdir();
+        let dir = TempDir::new();
         let path = dir.join("s");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "std leaves the file behind");
@@ -264,7 +269,7 @@ mod tests {
 
     #[tokio::test]
     async fn other_files_are_never_touched() {
-        let dir = tempdir();
+        let dir = TempDir::new();
         let (file, link, socket) = (dir.join("f"), dir.join("l"), dir.join("s"));
         fs::write(&file, "x").unwrap();
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
@@ -279,7 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_is_no_longer_ours_stays() {
-        let dir = tempdir();
+        let dir = TempDir::new();
         let path = dir.join("s");
         let listener = Listener::bind(&unix(&path), &open(), true).unwrap();
         fs::remove_file(&path).unwrap();
@@ -288,10 +293,25 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
     }
 
-    fn tempdir() -> PathBuf {
-        let dir =
-            std::env::temp_dir().join(format!("warmline-{}-{:x}", std::process::id(), fastrand::u64(..)));
-        fs::create_dir(&dir).unwrap();
-        dir
+    /// A folder of its own, gone with the test.
+    struct TempDir(PathBuf);
+
+    impl TempDir {
+        fn new() -> Self {
+            let name = format!("warmline-{}-{:x}", std::process::id(), fastrand::u64(..));
+            let dir = std::env::temp_dir().join(name);
+            fs::create_dir(&dir).unwrap();
+            Self(dir)
+        }
+
+        fn join(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for TempDir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
     }
 }

@@ -93,6 +93,11 @@ impl Keeper {
         let pool = self.pool.clone();
         let mut alarm = Alarm::default();
         while back.phase() == Phase::Running {
+            // First hear what has ended, and why: a connection is not replaced, nor an endpoint tried again,
+            // before that is known.
+            while let Some(done) = self.tasks.try_join_next_with_id() {
+                self.ended(done);
+            }
             let look_again = self.dial_what_is_wanted(Instant::now());
             // Every branch is cancel-safe: a finished task stays in the set until it is taken out.
             tokio::select! {

@@ -8,6 +8,7 @@ mod roster;
 mod seat;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,10 +68,9 @@ struct Waiting {
 pub struct Demand {
     /// Exchanges that no connection has, or that are above `grow_at` on theirs.
     pub wanting: usize,
-    /// Open connections and sockets being opened, by endpoint.
+    /// Connections that take new exchanges and sockets being opened, by endpoint.
     pub endpoints: Vec<(usize, usize)>,
-    /// Open connections: those that take new exchanges, and those that have just ended and not been
-    /// reported yet, so that none is replaced before it is known why it ended.
+    /// Connections that take new exchanges.
     pub open: usize,
     /// Sockets being opened.
     pub connecting: usize,
@@ -95,6 +95,14 @@ pub struct Figures {
     pub connecting: usize,
     /// Connections that take nothing new any more.
     pub retiring: usize,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { waiting, oldest_wait, idle, busy, connecting, retiring } = self;
+        write!(f, "{idle} idle, {busy} busy, {connecting} connecting, {retiring} retiring; ")?;
+        write!(f, "{waiting} waiting, the oldest for {oldest_wait:?}")
+    }
 }
 
 impl Queue {
@@ -167,8 +175,8 @@ impl Queue {
         let roster = &inner.roster;
         Demand {
             wanting: inner.waiting.len() + roster.overload(),
-            endpoints: roster.endpoints.iter().map(|e| (e.open + e.ending, e.connecting)).collect(),
-            open: roster.endpoints.iter().map(|e| e.open + e.ending).sum(),
+            endpoints: roster.endpoints.iter().map(|e| (e.open, e.connecting)).collect(),
+            open: roster.open(),
             connecting: roster.connecting(),
             down: inner.down.is_some(),
             touched: std::mem::take(&mut inner.touched),
@@ -192,7 +200,7 @@ impl Queue {
         };
         for (_, member) in &inner.roster.members {
             match (member.standing, member.in_flight) {
-                (Standing::Retiring | Standing::Ending, _) => figures.retiring += 1,
+                (Standing::Retiring, _) => figures.retiring += 1,
                 (Standing::Open | Standing::Resting, 0) => figures.idle += 1,
                 (Standing::Open | Standing::Resting, _) => figures.busy += 1,
             }

@@ -47,8 +47,6 @@ pub(super) enum Standing {
     Resting,
     /// Not any more: it finishes what it has.
     Retiring,
-    /// It has ended without retiring first, and the keeper is about to hear why.
-    Ending,
 }
 
 /// Whether a connection's room is of use to anybody.
@@ -68,8 +66,6 @@ pub(super) struct Endpoint {
     pub(super) in_flight: usize,
     /// Connections that take new exchanges.
     pub(super) open: usize,
-    /// Connections that have ended without retiring first.
-    pub(super) ending: usize,
     pub(super) connecting: usize,
     /// The last attempt to connect failed.
     pub(super) unreachable: bool,
@@ -128,24 +124,11 @@ impl Roster {
         std::mem::take(&mut member.inbox)
     }
 
-    /// This one has ended. It is not missed before the keeper has heard why.
-    pub(super) fn end(&mut self, key: usize) -> VecDeque<Exchange> {
-        let member = &mut self.members[key];
-        if matches!(member.standing, Standing::Open | Standing::Resting) {
-            member.standing = Standing::Ending;
-            let endpoint = &mut self.endpoints[member.endpoint];
-            endpoint.open -= 1;
-            endpoint.ending += 1;
-        }
-        self.retire(key)
-    }
-
     pub(super) fn leave(&mut self, key: usize) -> VecDeque<Exchange> {
         let inbox = self.retire(key);
         let member = self.members.remove(key);
         let endpoint = &mut self.endpoints[member.endpoint];
         endpoint.in_flight -= member.in_flight;
-        endpoint.ending -= usize::from(member.standing == Standing::Ending);
         inbox
     }
 

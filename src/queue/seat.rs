@@ -109,14 +109,6 @@ impl Seat {
         self.queue.changed.notify_one();
     }
 
-    /// The connection has ended; what it was given and has not begun goes back. The seat is to be dropped
-    /// when the keeper is about to hear why.
-    pub fn end(&self) {
-        let mut inner = self.queue.inner();
-        let inbox = inner.roster.end(self.key);
-        inner.put_back(inbox);
-    }
-
     /// Retires an idle connection if the pool stays at its floor without it, and nothing has landed in the
     /// inbox meanwhile.
     pub fn retire_if_spare(&self) -> bool {
@@ -142,5 +134,7 @@ impl Drop for Seat {
         let mut inner = self.queue.inner();
         let inbox: VecDeque<Exchange> = inner.roster.leave(self.key);
         inner.put_back(inbox);
+        drop(inner);
+        self.queue.changed.notify_one();
     }
 }
