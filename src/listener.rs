@@ -150,3 +150,97 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod review {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::lifecycle::Switch;
+    use crate::pool::tests::world::{HEARTBEAT, World, message, protocol, settings, settle};
+    use crate::protocol::Mode;
+    use crate::session::{ClientClose, IdleClients};
+    use crate::wire::Budget;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Fixture {
+        world: World,
+        port: u16,
+        front: Switch,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    fn start(max_clients: usize, process: Arc<Semaphore>) -> Fixture {
+        let world = World::new(settings(Mode::Multiplex, 0, 1));
+        let front = Switch::new();
+        let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
+        let access = Access { mode: 0o600, uids: Vec::new() };
+        let socket = net::Listener::bind(&address, &access, true).unwrap().remove(0);
+        let Address::Tcp { port, .. } = *socket.address() else { unreachable!() };
+        let session = Arc::new(session::Shared {
+            settings: session::Settings {
+                one_shot: false,
+                client_close: ClientClose::Auto,
+                client_read: 10 * SECOND,
+                client_idle: 300 * SECOND,
+                client_write: 30 * SECOND,
+                max_per_client: 4,
+            },
+            protocol: protocol(),
+            pool: world.pool.clone(),
+            budget: Budget::new(1 << 20),
+            idle: IdleClients::default(),
+            front: front.watch(),
+        });
+        let places = Places { process, upstream: Arc::new(Semaphore::new(max_clients)) };
+        let events = world.events.clone();
+        let listener = Listener { socket, uids: Vec::new(), places, session, events };
+        let task = tokio::spawn(listener.run(front.watch()));
+        Fixture { world, port, front, task }
+    }
+
+    /// A client between two requests.
+    async fn idle_client(port: u16) -> TcpStream {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.write_all(&message(HEARTBEAT, 1, b"")).unwrap();
+        sleep(SECOND / 10).await;
+        client.read_exact(&mut [0; 5]).unwrap();
+        client
+    }
+
+    #[tokio::test]
+    async fn at_the_cap_nobody_gives_way_to_nobody() {
+        let it = start(2, Arc::new(Semaphore::new(100)));
+        let _clients = [idle_client(it.port).await, idle_client(it.port).await];
+        sleep(SECOND / 2).await;
+        assert_eq!(it.world.events.clients_evicted.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_drain_takes_in_whom_the_reactor_has_not_seen_yet() {
+        let it = start(10, Arc::new(Semaphore::new(100)));
+        sleep(SECOND / 10).await;
+        let _client = TcpStream::connect(("127.0.0.1", it.port)).unwrap();
+        it.front.drain();
+        it.task.await.unwrap();
+        settle().await;
+        assert_eq!(it.world.events.clients_opened.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn at_the_cap_of_the_process_idle_clients_of_others_give_way() {
+        let process = Arc::new(Semaphore::new(2));
+        let (a, b) = (start(2, process.clone()), start(2, process));
+        let _idle = [idle_client(a.port).await, idle_client(a.port).await];
+        sleep(SECOND / 2).await;
+        let _new: Vec<_> = (0..2).map(|_| TcpStream::connect(("127.0.0.1", b.port)).unwrap()).collect();
+        let start = Instant::now();
+        while b.world.events.clients_opened.get() < 2 && start.elapsed() < 2 * SECOND {
+            sleep(SECOND / 20).await;
+        }
+        assert_eq!(b.world.events.clients_opened.get(), 2);
+    }
+}

@@ -23,6 +23,9 @@ use crate::wire::{Budget, Output, Wire, memory};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+#[path = "review.rs"]
+mod review;
+
 struct Front {
     world: World,
     shared: Arc<Shared>,

@@ -171,6 +171,20 @@ mod tests {
         assert!(waiting.await.is_ok());
     }
 
+    #[tokio::test]
+    async fn a_reply_that_waits_takes_what_requests_give_back() {
+        let budget = Budget::new(64 * 1024);
+        let main = budget.try_charge(48 * 1024, Purpose::Request);
+        let _slow_reader = budget.try_charge(16 * 1024, Purpose::Reply);
+        let waiting = tokio::spawn(budget.charge(10_000, Purpose::Reply));
+        tokio::task::yield_now().await;
+        drop(main);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(waiting.is_finished(), "three quarters of the memory are free");
+    }
+
     #[test]
     fn the_floor_fits_one_message_each_way() {
         for max in [1, 4097, 16 << 20, (16 << 20) + 1] {

@@ -114,12 +114,16 @@ impl World {
     }
 
     pub(crate) fn with(settings: Settings, protocol: Arc<dyn Protocol>) -> Self {
+        Self::within(settings, protocol, Budget::new(1 << 20))
+    }
+
+    pub(crate) fn within(settings: Settings, protocol: Arc<dyn Protocol>, budget: Budget) -> Self {
         let events = Arc::new(events::Upstream::new("u"));
         let back = Switch::new();
         let (doors, receiver) = mpsc::channel(64);
         let script = Arc::new(Script { doors, failures: Mutex::default(), closed: Mutex::default() });
         let (pool, keeper) =
-            Pool::new(settings, protocol, events.clone(), Budget::new(1 << 20), back.watch(), script.clone());
+            Pool::new(settings, protocol, events.clone(), budget, back.watch(), script.clone());
         let keeper = tokio::spawn(keeper.run());
         Self { pool, events, back, keeper, script, doors: receiver }
     }

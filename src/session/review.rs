@@ -1,0 +1,145 @@
+//! Stories that went wrong.
+
+use std::io::Write;
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::frame::Endian;
+use crate::net::{self, Access, Address};
+use crate::protocol::frame;
+use crate::protocol::frame::{Condition, Frame, Heartbeat, Length, Size};
+
+fn lines(max_message: usize) -> Arc<dyn Protocol> {
+    Arc::new(line::Line::new(&line::Settings { max_message, ..line::Settings::default() }).unwrap())
+}
+
+fn connect(front: &Front, capacity: usize) -> Client {
+    let (near, far) = memory::pair(capacity);
+    let session = Session::new(far.into(), front.shared.clone());
+    Client { wire: near.into(), session: tokio::spawn(session.run()) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_behind_a_large_reply_is_served() {
+    let mut failed = Vec::new();
+    for fin in [false, true] {
+        let mut front = Front::with(Mode::Exclusive, lines(1 << 18), |_| {}, Budget::new(1 << 20));
+        let mut server = front.server().await;
+        let mut client = connect(&front, 1 << 20);
+        client.wire.write_all(b"a\nb\n").await.unwrap();
+        if fin {
+            client.wire.shut_down();
+        }
+        server.wire.read_exact(&mut [0; 2]).await.unwrap();
+        server.wire.write_all(&[&[b'x'; 100_000][..], b"\n"].concat()).await.unwrap();
+        let mut next = [0; 2];
+        let read = timeout(SECOND, server.wire.read_exact(&mut next)).await;
+        failed.extend((!matches!(read, Ok(Ok(_)))).then_some(fin));
+    }
+    assert!(failed.is_empty(), "not within a second with FIN = {failed:?}");
+}
+
+async fn bind() -> (net::Listener, u16) {
+    let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
+    let access = Access { mode: 0o600, uids: Vec::new() };
+    let listener = net::Listener::bind(&address, &access, true).unwrap().remove(0);
+    let Address::Tcp { port, .. } = *listener.address() else { unreachable!() };
+    (listener, port)
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_long_lines_in_a_row_are_two_requests() {
+    let mut front = Front::with(Mode::Exclusive, lines(1 << 16), |_| {}, Budget::new(1 << 20));
+    let mut server = front.server().await;
+    let (listener, port) = bind().await;
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.write_all(&[&[b'x'; 17_000][..], b"\n", &[b'y'; 20_000], b"\n"].concat()).unwrap();
+    let stream = listener.accept().await.unwrap();
+    tokio::spawn(Session::new(stream.into(), front.shared.clone()).run());
+    for length in [17_001, 20_001] {
+        let mut got = vec![0; length];
+        let read = timeout(60 * SECOND, server.wire.read_exact(&mut got)).await;
+        assert!(matches!(read, Ok(Ok(_))), "{length}: {read:?}");
+        server.wire.write_all(b"ok\n").await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_requests_do_not_hold_all_memory_for_ever() {
+    let budget = Budget::new(Budget::floor(16 * 1024));
+    let mut front = Front::with(Mode::Exclusive, lines(16 * 1024), |_| {}, budget);
+    let mut server = front.server().await;
+    let mut clients: Vec<_> = (0..6).map(|_| front.connect()).collect();
+    for client in &mut clients {
+        client.wire.write_all(&[b'x'; 6000]).await.unwrap();
+        settle().await;
+    }
+    for client in &mut clients {
+        client.wire.write_all(&[b'x'; 4000]).await.unwrap();
+        settle().await;
+    }
+    clients[0].wire.write_all(b"\n").await.unwrap();
+    // The others have left long ago.
+    clients.truncate(1);
+    let mut got = vec![0; 10_001];
+    let read = timeout(1000 * SECOND, server.wire.read_exact(&mut got)).await;
+    assert!(matches!(read, Ok(Ok(_))), "{read:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_to_write_begins_with_the_reply() {
+    let mut front =
+        Front::with(Mode::Exclusive, lines(1 << 16), |s| s.client_write = 5 * SECOND, Budget::new(1 << 20));
+    let mut server = front.server().await;
+    let mut client = front.connect();
+    client.wire.write_all(b"a\n").await.unwrap();
+    server.wire.read_exact(&mut [0; 2]).await.unwrap();
+    tokio::time::sleep(6 * SECOND).await;
+    let sending = tokio::spawn(async move {
+        server.wire.write_all(&[&[b'x'; 20_000][..], b"\n"].concat()).await.unwrap();
+        server
+    });
+    let mut got = vec![0; 20_001];
+    client.wire.read_exact(&mut got).await.unwrap();
+    sending.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_cut_short_is_a_cut() {
+    let mut front = Front::with(Mode::Exclusive, lines(1 << 16), |_| {}, Budget::new(1 << 20));
+    let mut server = front.server().await;
+    let mut client = front.connect();
+    client.wire.write_all(b"a\n").await.unwrap();
+    server.wire.read_exact(&mut [0; 2]).await.unwrap();
+    server.wire.write_all(&[&[b'x'; 20_000][..], b"\n"].concat()).await.unwrap();
+    tokio::time::sleep(100 * SECOND).await;
+    assert!(client.session.is_finished());
+    let end = client.rest().await;
+    assert!(end.is_err(), "a clean end after {} of 20001 bytes", end.map_or(0, |b| b.len()));
+}
+
+#[tokio::test]
+async fn a_flood_of_unanswered_heartbeats_leaves_time_for_others() {
+    let mut settings =
+        frame::Settings::new(Length { offset: 0, size: Size::Bytes(1), endian: Endian::Big, adjust: 0 });
+    let conditions = vec![Condition { offset: 1, mask: HEARTBEAT, equals: HEARTBEAT }];
+    settings.heartbeat = Some(Heartbeat { conditions, reply: None });
+    let protocol = Arc::new(Frame::new(settings).unwrap());
+    let front = Front::with(Mode::Exclusive, protocol, |_| {}, Budget::new(1 << 20));
+    let (listener, port) = bind().await;
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let stream = listener.accept().await.unwrap();
+    let flood = std::thread::spawn(move || {
+        let start = std::time::Instant::now();
+        let block: Vec<u8> = (0..16_384).flat_map(|_| message(HEARTBEAT, 1, b"")).collect();
+        while start.elapsed() < 4 * SECOND && client.write_all(&block).is_ok() {}
+    });
+    tokio::time::sleep(SECOND / 5).await;
+    tokio::spawn(Session::new(stream.into(), front.shared.clone()).run());
+    let start = std::time::Instant::now();
+    tokio::time::sleep(SECOND / 5).await;
+    let late = start.elapsed();
+    flood.join().unwrap();
+    assert!(late < SECOND, "a timer of 0.2 s took {late:?}");
+}
