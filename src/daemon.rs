@@ -129,6 +129,7 @@ pub struct Daemon {
     back: Switch,
     admin: Switch,
     places: Arc<Semaphore>,
+    idle: IdleClients,
     max_clients: usize,
     listeners: JoinSet<()>,
     keepers: JoinSet<()>,
@@ -170,6 +171,7 @@ impl Daemon {
         };
         let mut daemon = Self {
             places: Arc::new(Semaphore::new(max_clients)),
+            idle: IdleClients::default(),
             max_clients,
             listeners: JoinSet::new(),
             keepers: JoinSet::new(),
@@ -216,7 +218,7 @@ impl Daemon {
             protocol: plan.protocol,
             pool: pool.clone(),
             budget,
-            idle: IdleClients::default(),
+            idle: IdleClients::within(&self.idle),
             front: self.front.watch(),
         });
         let upstream_places = Arc::new(Semaphore::new(plan.listener.max_clients));
@@ -226,7 +228,11 @@ impl Daemon {
             let listener = Listener {
                 uids: if socket.is_tcp() { Vec::new() } else { plan.listener.access.uids.clone() },
                 socket,
-                places: Places { process: self.places.clone(), upstream: upstream_places.clone() },
+                places: Places {
+                    process: self.places.clone(),
+                    upstream: upstream_places.clone(),
+                    idle: self.idle.clone(),
+                },
                 session: session.clone(),
                 events: events.clone(),
             };

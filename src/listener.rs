@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use crate::events;
 use crate::lifecycle::{Phase, Watch};
 use crate::net::{self, Access, Address, Stream};
-use crate::session::{self, Session};
+use crate::session::{self, IdleClients, Session};
 use crate::wire::Wire;
 
 /// Pauses after failed accepts: the first, and the longest. Out of descriptors, accept fails at once and for
@@ -42,6 +42,8 @@ pub struct Places {
     pub process: Arc<Semaphore>,
     /// Of one upstream.
     pub upstream: Arc<Semaphore>,
+    /// The idle clients of all upstreams.
+    pub idle: IdleClients,
 }
 
 /// One listening socket and what its clients share.
@@ -89,7 +91,7 @@ impl Listener {
     async fn accept(&self) -> io::Result<(Stream, Permits)> {
         loop {
             self.socket.readable().await?;
-            let permits = self.permits().await;
+            let Some(permits) = self.permits().await else { continue };
             match self.socket.try_accept() {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 accepted => return Ok((accepted?, permits)),
@@ -97,24 +99,24 @@ impl Listener {
         }
     }
 
-    /// Places for one client; idle ones give way for it.
-    async fn permits(&self) -> Permits {
+    /// Places for one client; idle ones give way for it. `None` if nobody waits.
+    async fn permits(&self) -> Option<Permits> {
         loop {
             let process = self.places.process.clone().try_acquire_owned();
             let upstream = self.places.upstream.clone().try_acquire_owned();
-            if let (Ok(process), Ok(upstream)) = (process, upstream) {
-                return (process, upstream);
+            let (full, idle) = match (process, upstream) {
+                (Ok(process), Ok(upstream)) => return Some((process, upstream)),
+                (_, Err(_)) => (&self.places.upstream, &self.session.idle),
+                (Err(_), Ok(_)) => (&self.places.process, &self.places.idle),
+            };
+            if !self.socket.is_asked() {
+                return None;
             }
-            self.session.idle.evict_oldest();
+            idle.evict_oldest();
             // Whichever comes first: a place, or the time to ask another one. Cancel-safe: a permit that is
             // dropped goes back.
             tokio::select! {
-                _ = self.places.upstream.acquire() => {}
-                () = sleep(EVICTION) => {}
-            }
-            // The upstream may have had places all along, and the process none.
-            tokio::select! {
-                _ = self.places.process.acquire() => {}
+                _ = full.acquire() => {}
                 () = sleep(EVICTION) => {}
             }
         }
@@ -143,16 +145,16 @@ impl Listener {
                 permits = self.permits() => permits,
                 () = front.reached(Phase::Stopped) => return,
             };
-            match self.socket.try_accept() {
-                Ok(stream) => self.serve(stream, permits),
-                Err(_) => return,
+            match (permits, self.socket.accept_now()) {
+                (Some(permits), Ok(stream)) => self.serve(stream, permits),
+                _ => return,
             }
         }
     }
 }
 
 #[cfg(test)]
-mod review {
+mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
     use std::time::Instant;
@@ -161,7 +163,7 @@ mod review {
     use crate::lifecycle::Switch;
     use crate::pool::tests::world::{HEARTBEAT, World, message, protocol, settings, settle};
     use crate::protocol::Mode;
-    use crate::session::{ClientClose, IdleClients};
+    use crate::session::ClientClose;
     use crate::wire::Budget;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -173,7 +175,7 @@ mod review {
         task: tokio::task::JoinHandle<()>,
     }
 
-    fn start(max_clients: usize, process: Arc<Semaphore>) -> Fixture {
+    fn start(max_clients: usize, process: Arc<Semaphore>, idle: &IdleClients) -> Fixture {
         let world = World::new(settings(Mode::Multiplex, 0, 1));
         let front = Switch::new();
         let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
@@ -192,10 +194,11 @@ mod review {
             protocol: protocol(),
             pool: world.pool.clone(),
             budget: Budget::new(1 << 20),
-            idle: IdleClients::default(),
+            idle: IdleClients::within(idle),
             front: front.watch(),
         });
-        let places = Places { process, upstream: Arc::new(Semaphore::new(max_clients)) };
+        let upstream = Arc::new(Semaphore::new(max_clients));
+        let places = Places { process, upstream, idle: idle.clone() };
         let events = world.events.clone();
         let listener = Listener { socket, uids: Vec::new(), places, session, events };
         let task = tokio::spawn(listener.run(front.watch()));
@@ -213,7 +216,7 @@ mod review {
 
     #[tokio::test]
     async fn at_the_cap_nobody_gives_way_to_nobody() {
-        let it = start(2, Arc::new(Semaphore::new(100)));
+        let it = start(2, Arc::new(Semaphore::new(100)), &IdleClients::default());
         let _clients = [idle_client(it.port).await, idle_client(it.port).await];
         sleep(SECOND / 2).await;
         assert_eq!(it.world.events.clients_evicted.get(), 0);
@@ -221,7 +224,7 @@ mod review {
 
     #[tokio::test]
     async fn a_drain_takes_in_whom_the_reactor_has_not_seen_yet() {
-        let it = start(10, Arc::new(Semaphore::new(100)));
+        let it = start(10, Arc::new(Semaphore::new(100)), &IdleClients::default());
         sleep(SECOND / 10).await;
         let _client = TcpStream::connect(("127.0.0.1", it.port)).unwrap();
         it.front.drain();
@@ -233,7 +236,8 @@ mod review {
     #[tokio::test]
     async fn at_the_cap_of_the_process_idle_clients_of_others_give_way() {
         let process = Arc::new(Semaphore::new(2));
-        let (a, b) = (start(2, process.clone()), start(2, process));
+        let idle = IdleClients::default();
+        let (a, b) = (start(2, process.clone(), &idle), start(2, process, &idle));
         let _idle = [idle_client(a.port).await, idle_client(a.port).await];
         sleep(SECOND / 2).await;
         let _new: Vec<_> = (0..2).map(|_| TcpStream::connect(("127.0.0.1", b.port)).unwrap()).collect();

@@ -26,6 +26,9 @@ impl Connection {
             Phase::Draining => self.retire(CloseReason::Shutdown),
             Phase::Stopped => return Err(CloseReason::Shutdown),
         }
+        if self.unread_at().is_some_and(|at| at <= now) {
+            return Err(CloseReason::Stalled);
+        }
         if self.in_flight.owed() > 0 {
             self.keep_owed(now)?;
         } else if self.idle_since + self.shared.settings.idle_timeout <= now && self.in_flight.is_empty() {
@@ -53,7 +56,7 @@ impl Connection {
             }
             self.retire(CloseReason::Stalled);
         }
-        if self.quiet_since() + stall <= now {
+        if self.quiet_since() + stall <= now && !self.input.is_waiting() {
             return Err(CloseReason::Stalled);
         }
         if self.stuck_until.is_none() && self.stuck_at().is_some_and(|at| at <= now) {
@@ -64,6 +67,11 @@ impl Connection {
             Some(until) if until <= now || self.seat.gives_way() => Err(CloseReason::Stalled),
             _ => Ok(()),
         }
+    }
+
+    /// When the server has left what was written unread for too long.
+    fn unread_at(&self) -> Option<Instant> {
+        self.writing_since.map(|since| since + self.shared.settings.stall)
     }
 
     /// Since when no byte has come although something is owed.
@@ -85,10 +93,13 @@ impl Connection {
                 Some(_) => self.in_flight.last_open_deadline(),
             };
             let stuck = self.stuck_until.or_else(|| self.stuck_at());
-            [Some(self.quiet_since() + settings.stall), stalled, stuck]
+            // While we wait for memory, silence is our own.
+            let quiet = (!self.input.is_waiting()).then(|| self.quiet_since() + settings.stall);
+            [quiet, stalled, stuck]
         } else {
-            [self.retiring.is_none().then_some(self.idle_since + settings.idle_timeout), None, None]
+            let idle = self.retiring.is_none() && self.in_flight.is_empty();
+            [idle.then_some(self.idle_since + settings.idle_timeout), None, None]
         };
-        rest.into_iter().chain([retire, self.stray_until]).flatten().min()
+        rest.into_iter().chain([retire, self.stray_until, self.unread_at()]).flatten().min()
     }
 }

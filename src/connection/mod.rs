@@ -117,6 +117,8 @@ pub(crate) struct Connection {
     /// Since when something has been owed without a pause.
     owing_since: Instant,
     last_read: Instant,
+    /// While there is something to write: when the server has last taken some of it.
+    writing_since: Option<Instant>,
     /// When the late reply is given up.
     stuck_until: Option<Instant>,
     /// When an incomplete unasked message is given up.
@@ -147,6 +149,7 @@ impl Connection {
             idle_since: now,
             owing_since: now,
             last_read: now,
+            writing_since: None,
             stuck_until: None,
             stray_until: None,
         }
@@ -170,6 +173,10 @@ impl Connection {
     }
 
     fn turn(&mut self) -> Result<(), CloseReason> {
+        if self.in_flight.is_empty() && self.seat.has_work() {
+            // Stray bytes or a FIN that the reactor has not been asked for yet must not meet a request.
+            self.wire.ask_kernel();
+        }
         self.read()?;
         self.take();
         if let Err(error) = self.write() {
@@ -190,7 +197,7 @@ impl Connection {
         tokio::select! {
             () = std::future::poll_fn(|cx| self.seat.poll_work(cx)) => {}
             ready = self.wire.ready(interest) => ready.map_err(|_| lost)?,
-            () = self.input.granted() => {}
+            () = self.input.granted() => self.last_read = Instant::now(),
             () = alarm.reached(deadline) => {}
             () = self.back.reached(next_phase) => {}
         }
@@ -357,7 +364,13 @@ impl Connection {
         if self.output.is_empty() {
             return Ok(());
         }
+        let before = self.output.written();
         let flushed = self.wire.try_flush(&mut self.output);
+        if self.output.is_empty() {
+            self.writing_since = None;
+        } else if self.output.written() > before || self.writing_since.is_none() {
+            self.writing_since = Some(Instant::now());
+        }
         for slot in self.in_flight.written(self.output.written()) {
             let _ = slot.sent();
             self.finished(Verdict::Neutral);

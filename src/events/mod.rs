@@ -11,6 +11,7 @@ pub mod meter;
 pub mod process;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
@@ -64,6 +65,17 @@ pub struct Upstream {
     pub memory_waits: Counter,
     /// Failed accepts.
     pub accept_errors: Counter,
+}
+
+/// A client that is connected, whatever becomes of its session.
+#[derive(Debug)]
+#[must_use]
+pub struct OpenClient(Arc<Upstream>);
+
+impl Drop for OpenClient {
+    fn drop(&mut self) {
+        self.0.clients_closed.add_one();
+    }
 }
 
 /// One limiter for each kind of line.
@@ -248,14 +260,10 @@ impl Upstream {
         self.handshakes_saved.add_one();
     }
 
-    /// A client connected.
-    pub fn client_opened(&self) {
+    /// A client connected. It counts as closed when what this returns is dropped.
+    pub fn client_opened(self: &Arc<Self>) -> OpenClient {
         self.clients_opened.add_one();
-    }
-
-    /// A client connection closed.
-    pub fn client_closed(&self) {
-        self.clients_closed.add_one();
+        OpenClient(self.clone())
     }
 
     /// An idle client was closed to make room for a new one.

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
@@ -105,16 +106,30 @@ impl Listener {
     /// # Errors
     /// `WouldBlock` if nobody waits; a client that left again is not an error but the next one's turn.
     pub fn try_accept(&self) -> io::Result<Stream> {
+        self.fd.try_io(tokio::io::Interest::READABLE, |_| self.accept_now())
+    }
+
+    /// As [`Listener::try_accept`], but asks the kernel even if the reactor knows of nobody.
+    pub fn accept_now(&self) -> io::Result<Stream> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        self.fd.try_io(tokio::io::Interest::READABLE, |socket| {
-            loop {
-                match rustix::net::accept_with(socket, flags).map_err(io::Error::from) {
-                    Ok(fd) => return Ok(Stream::new(fd.into(), self.is_tcp())),
-                    Err(e) if is_passing(&e) => {}
-                    Err(e) => return Err(e),
-                }
+        loop {
+            match rustix::net::accept_with(self.fd.get_ref(), flags).map_err(io::Error::from) {
+                Ok(fd) => return Ok(Stream::new(fd.into(), self.is_tcp())),
+                Err(e) if is_passing(&e) => {}
+                Err(e) => return Err(e),
             }
-        })
+        }
+    }
+
+    /// Whether somebody waits, as the kernel knows it. If not, [`Listener::readable`] waits anew.
+    pub fn is_asked(&self) -> bool {
+        let mut fds = [PollFd::new(self.fd.get_ref(), PollFlags::IN)];
+        let asked = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+        if !asked {
+            let nobody = |_: &Socket| Err(io::ErrorKind::WouldBlock.into());
+            let _: io::Result<()> = self.fd.try_io(tokio::io::Interest::READABLE, nobody);
+        }
+        asked
     }
 
     /// Waits until somebody may be waiting. Cancel-safe.

@@ -13,7 +13,7 @@ use super::Pool;
 use crate::connection::{Connection, Connector, DialError, Ended, Shared, dial};
 use crate::events::{CloseReason, ConnectResult};
 use crate::lifecycle::{Alarm, Phase};
-use crate::queue::{Connecting, Demand};
+use crate::queue::{Connecting, Demand, EndpointDemand};
 
 /// The bounds of a back-off: after the first failure, and after many.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -41,6 +41,7 @@ pub struct Keeper {
     /// There were requests since an endpoint without connections was last looked for.
     touched: bool,
     unused_deaths: u32,
+    unused_death: Option<Instant>,
 }
 
 /// When an endpoint may be tried again.
@@ -84,6 +85,7 @@ impl Keeper {
             turn: 0,
             touched: false,
             unused_deaths: 0,
+            unused_death: None,
         }
     }
 
@@ -143,7 +145,15 @@ impl Keeper {
         }
         let cold = self.unused_deaths >= UNUSED_DEATHS;
         let floor = if cold { 0 } else { self.pool.settings.min_connections };
-        demand.open + demand.connecting < floor || demand.wanting > demand.connecting
+        // Sockets to endpoints in trouble may come to nothing.
+        let sound = (0..self.names.len()).filter(|e| !self.is_troubled(demand, *e));
+        let coming: usize = sound.map(|e| demand.endpoints[e].connecting).sum();
+        demand.open + coming < floor || demand.wanting > coming
+    }
+
+    /// It failed last time, and nothing shows that it is better now.
+    fn is_troubled(&self, demand: &Demand, endpoint: usize) -> bool {
+        self.backoff[endpoint].failures > 0 && demand.endpoints[endpoint].open == 0
     }
 
     /// An endpoint that could share the load and has no connection yet. It has the fewest in flight, so the
@@ -152,8 +162,8 @@ impl Keeper {
         if !self.touched || demand.down || demand.open == 0 {
             return None;
         }
-        let found =
-            (0..self.names.len()).find(|e| demand.endpoints[*e] == (0, 0) && self.backoff[*e].is_over(now));
+        let found = (0..self.names.len())
+            .find(|e| demand.endpoints[*e].is_untouched() && self.backoff[*e].is_over(now));
         self.touched = found.is_some();
         found
     }
@@ -163,13 +173,12 @@ impl Keeper {
     fn pick(&mut self, demand: &Demand, now: Instant) -> Option<usize> {
         let count = self.names.len();
         let may = |e: &usize| {
-            let (open, connecting) = demand.endpoints[*e];
-            let troubled = self.backoff[*e].failures > 0 && open == 0;
-            self.backoff[*e].is_over(now) && !(troubled && connecting > 0)
+            let waiting = self.is_troubled(demand, *e) && demand.endpoints[*e].connecting > 0;
+            self.backoff[*e].is_over(now) && !waiting
         };
         let best = (0..count).filter(may).min_by_key(|e| {
-            let (open, connecting) = demand.endpoints[*e];
-            (open + connecting, (e + count - self.turn) % count)
+            let EndpointDemand { open, connecting, failing } = demand.endpoints[*e];
+            (failing, open + connecting, (e + count - self.turn) % count)
         })?;
         self.turn = (best + 1) % count;
         Some(best)
@@ -209,14 +218,21 @@ impl Keeper {
     }
 
     fn connection_ended(&mut self, endpoint: usize, ended: Ended) {
-        let died = matches!(ended.reason, CloseReason::Peer | CloseReason::Lost | CloseReason::Desync);
+        let now = Instant::now();
+        let died = matches!(
+            ended.reason,
+            CloseReason::Peer | CloseReason::Lost | CloseReason::Desync | CloseReason::Closing
+        );
         if ended.replies > 0 {
             self.backoff[endpoint] = Backoff::default();
             self.unused_deaths = 0;
         } else if died && ended.lived < STILLBORN {
-            self.backoff[endpoint].fail(Instant::now());
+            self.backoff[endpoint].fail(now);
         }
-        if died && ended.carried == 0 {
+        // Those that stood together may have died together: one death, not many.
+        let opened = now - ended.lived;
+        if died && ended.carried == 0 && self.unused_death.is_none_or(|last| last <= opened) {
+            self.unused_death = Some(now);
             self.unused_deaths += 1;
             if self.unused_deaths == UNUSED_DEATHS {
                 self.pool.events.gone_cold(&self.names[endpoint]);

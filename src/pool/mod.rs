@@ -116,14 +116,15 @@ impl Pool {
             self.end(ticket, Refusal::Timeout);
             return deadline;
         }
-        if ticket.waiting().is_none() {
-            return deadline;
-        }
+        // An exchange that a connection has may come back to wait: it is looked at all the same.
         let patience = ticket.admitted() + self.settings.acquire_timeout;
-        if now >= patience {
+        if now < patience {
+            return patience.min(deadline);
+        }
+        if ticket.waiting().is_some() {
             self.end(ticket, Refusal::AcquireTimeout);
         }
-        patience.min(deadline)
+        deadline
     }
 
     fn end(&self, ticket: &Ticket, refusal: Refusal) {

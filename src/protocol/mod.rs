@@ -155,7 +155,7 @@ impl Need {
         match self {
             Self::Total(total) if total > limit => Ok(Some(total)),
             Self::Unknown if filled >= max => Err(Malformed::TooLarge(filled as u64)),
-            Self::Unknown if filled >= limit => Ok(Some(limit.saturating_mul(2).min(max))),
+            Self::Unknown if filled >= limit => Ok(Some(filled.saturating_mul(2).min(max))),
             _ => Ok(None),
         }
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::exchange::{Exchange, Ticket};
 use crate::protocol::Refusal;
 pub use roster::Verdict;
-use roster::{Roster, Standing};
+use roster::{Endpoint, Roster, Standing};
 pub use seat::{Connecting, Seat};
 
 /// The bounds of a queue.
@@ -68,8 +68,8 @@ struct Waiting {
 pub struct Demand {
     /// Exchanges that no connection has, or that are above `grow_at` on theirs.
     pub wanting: usize,
-    /// Connections that take new exchanges and sockets being opened, by endpoint.
-    pub endpoints: Vec<(usize, usize)>,
+    /// The endpoints by index.
+    pub endpoints: Vec<EndpointDemand>,
     /// Connections that take new exchanges.
     pub open: usize,
     /// Sockets being opened.
@@ -78,6 +78,28 @@ pub struct Demand {
     pub touched: bool,
     /// Nothing is open, and pushes are refused.
     pub down: bool,
+}
+
+/// What the keeper needs to know of one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointDemand {
+    /// Connections that take new exchanges.
+    pub open: usize,
+    /// Sockets being opened.
+    pub connecting: usize,
+    /// Its last replies all failed.
+    pub failing: bool,
+}
+
+impl EndpointDemand {
+    fn of(endpoint: &Endpoint) -> Self {
+        Self { open: endpoint.open, connecting: endpoint.connecting, failing: endpoint.is_failing() }
+    }
+
+    /// Neither a connection nor one in the making.
+    pub fn is_untouched(&self) -> bool {
+        self.open + self.connecting == 0
+    }
 }
 
 /// Figures for metrics and the pool table.
@@ -128,8 +150,11 @@ impl Queue {
         let (refused, wants_more) = {
             let mut inner = self.inner();
             inner.touched = true;
-            let wants_more = !inner.roster.has_slack() || inner.roster.endpoints.iter().any(|e| e.open == 0);
-            (inner.place(exchange, self.settings.max_waiting), wants_more)
+            let refused = inner.place(exchange, self.settings.max_waiting);
+            let wants_more = !inner.waiting.is_empty()
+                || !inner.roster.has_slack()
+                || inner.roster.endpoints.iter().any(|e| e.open == 0);
+            (refused, wants_more)
         };
         if wants_more {
             self.changed.notify_one();
@@ -175,7 +200,7 @@ impl Queue {
         let roster = &inner.roster;
         Demand {
             wanting: inner.waiting.len() + roster.overload(),
-            endpoints: roster.endpoints.iter().map(|e| (e.open, e.connecting)).collect(),
+            endpoints: roster.endpoints.iter().map(EndpointDemand::of).collect(),
             open: roster.open(),
             connecting: roster.connecting(),
             down: inner.down.is_some(),

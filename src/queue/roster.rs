@@ -72,6 +72,13 @@ pub(super) struct Endpoint {
     failures_in_a_row: u32,
 }
 
+impl Endpoint {
+    /// Whether its last replies all failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures_in_a_row >= PROBATION_AFTER
+    }
+}
+
 /// All seats of one pool.
 #[derive(Debug)]
 pub(super) struct Roster {
@@ -119,8 +126,14 @@ impl Roster {
             member.standing = Standing::Retiring;
             endpoint.open -= 1;
         }
+        self.take_back(key)
+    }
+
+    /// What a connection was given and has not taken.
+    pub(super) fn take_back(&mut self, key: usize) -> VecDeque<Exchange> {
+        let member = &mut self.members[key];
         member.in_flight -= member.inbox.len();
-        endpoint.in_flight -= member.inbox.len();
+        self.endpoints[member.endpoint].in_flight -= member.inbox.len();
         std::mem::take(&mut member.inbox)
     }
 
@@ -178,9 +191,8 @@ impl Roster {
     /// Which endpoints get one at a time. With nobody better about, none: throttling the last endpoint
     /// helps no one.
     fn probation(&self) -> Probation {
-        let failing = |e: &Endpoint| e.failures_in_a_row >= PROBATION_AFTER;
-        let others = self.endpoints.iter().any(|e| e.open > 0 && !failing(e));
-        Probation(if others { self.endpoints.iter().map(failing).collect() } else { Vec::new() })
+        let others = self.endpoints.iter().any(|e| e.open > 0 && !e.is_failing());
+        Probation(if others { self.endpoints.iter().map(Endpoint::is_failing).collect() } else { Vec::new() })
     }
 
     /// Connections that take new exchanges.

@@ -64,6 +64,11 @@ impl Seat {
         Poll::Pending
     }
 
+    /// Whether there is something to take.
+    pub fn has_work(&self) -> bool {
+        !self.queue.inner().roster.members[self.key].inbox.is_empty()
+    }
+
     /// The next exchange. [`Seat::done`] must follow.
     pub fn take(&self) -> Option<Exchange> {
         self.queue.inner().roster.members[self.key].inbox.pop_front()
@@ -76,7 +81,7 @@ impl Seat {
         inner.dispatch();
     }
 
-    /// Takes nothing new until told otherwise.
+    /// Takes nothing until told otherwise; what it was given and has not begun goes back.
     pub fn rest(&self, resting: bool) {
         let mut inner = self.queue.inner();
         let member = &mut inner.roster.members[self.key];
@@ -85,7 +90,10 @@ impl Seat {
             (false, Standing::Resting) => member.standing = Standing::Open,
             _ => {}
         }
-        inner.dispatch();
+        let inbox = if resting { inner.roster.take_back(self.key) } else { VecDeque::new() };
+        inner.put_back(inbox);
+        drop(inner);
+        self.queue.changed.notify_one();
     }
 
     /// Everything this connection has room for is owed to nobody, or no longer is.

@@ -168,7 +168,8 @@ async fn demand_counts_what_more_connections_would_carry() {
     }
     let demand = rig.queue.demand();
     assert_eq!(demand.wanting, 2 + 3, "two wait, three are above grow_at");
-    assert_eq!(demand.endpoints, [(1, 0), (0, 1)]);
+    let at = |open, connecting| EndpointDemand { open, connecting, failing: false };
+    assert_eq!(demand.endpoints, [at(1, 0), at(0, 1)]);
     assert_eq!((demand.open, demand.connecting, demand.touched), (1, 1, true));
     drop(connecting);
     assert_eq!(rig.queue.demand().connecting, 0);

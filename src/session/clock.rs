@@ -43,13 +43,16 @@ impl Session {
     }
 
     pub(super) fn write_deadline(&self) -> Option<Instant> {
-        (!self.output.is_empty()).then(|| self.writing_since.0 + self.shared.settings.client_write)
+        self.writing_since.map(|(since, _)| since + self.shared.settings.client_write)
     }
 
     /// While nothing is outstanding the client owes us something: its first byte, the rest of a request, or,
     /// between requests, a sign of life.
     pub(super) fn read_deadline(&self) -> Option<Instant> {
-        if !self.outstanding.is_empty() || !self.output.is_empty() || self.input.is_waiting() {
+        if !self.outstanding.is_empty()
+            || !self.output.is_empty()
+            || self.input.is_waiting() && !self.input.is_charged()
+        {
             return None;
         }
         let settings = &self.shared.settings;

@@ -62,10 +62,11 @@ impl Session {
 
     pub(super) async fn close(self, end: End) {
         let style = self.shared.settings.client_close;
-        self.events.client_closed();
         let plain = style == ClientClose::Fin;
         match end {
             End::Gone => self.wire.reset(),
+            // A reply cut short must not look like a shorter reply.
+            End::Slow if !self.output.is_empty() => self.wire.reset(),
             End::CutOff => self.wire.linger(LINGER).await,
             End::LateFin if !plain => self.wire.reset(),
             End::Served | End::Drained if !plain => {

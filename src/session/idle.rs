@@ -1,4 +1,4 @@
-//! Clients that wait between two requests, the longest idle first: who is closed when the cap is reached.
+//! Clients that wait between two requests, the longest idle first: who is closed when a cap is reached.
 //! A client that has not sent anything yet is never among them, so no request on its way is lost.
 
 use std::collections::BTreeMap;
@@ -6,9 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// The idle clients of one upstream. Clones are the same list.
+/// A list of idle clients: those of one upstream, or those of all. Clones are the same list.
 #[derive(Clone, Debug, Default)]
-pub struct IdleClients(Arc<Mutex<List>>);
+pub struct IdleClients {
+    list: Arc<Mutex<List>>,
+    /// The list of all.
+    all: Option<Box<IdleClients>>,
+}
 
 #[derive(Debug, Default)]
 struct List {
@@ -16,37 +20,43 @@ struct List {
     by_age: BTreeMap<u64, Arc<Notify>>,
 }
 
-/// A client's place in the list, held while it is idle.
+/// A client's place in the lists, held while it is idle.
 #[derive(Debug)]
 pub(super) struct IdlePlace {
-    list: IdleClients,
-    key: u64,
+    /// Where it is in each list.
+    places: Vec<(IdleClients, u64)>,
     evicted: Arc<Notify>,
 }
 
 impl IdleClients {
+    /// A list whose clients are also in `all`.
+    pub fn within(all: &IdleClients) -> Self {
+        Self { list: Arc::default(), all: Some(Box::new(all.clone())) }
+    }
+
     fn list(&self) -> MutexGuard<'_, List> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn enter(&self) -> IdlePlace {
-        let evicted = Arc::new(Notify::new());
-        let mut list = self.list();
-        let key = list.next;
-        list.next += 1;
-        list.by_age.insert(key, evicted.clone());
-        IdlePlace { list: self.clone(), key, evicted }
+        let mut place = IdlePlace { places: Vec::with_capacity(2), evicted: Arc::new(Notify::new()) };
+        let mut next = Some(self);
+        while let Some(clients) = next {
+            let mut list = clients.list();
+            let key = list.next;
+            list.next += 1;
+            list.by_age.insert(key, place.evicted.clone());
+            drop(list);
+            place.places.push((clients.clone(), key));
+            next = clients.all.as_deref();
+        }
+        place
     }
 
     /// Tells the longest idle client to close. False if none is idle.
     pub fn evict_oldest(&self) -> bool {
-        match self.list().by_age.pop_first() {
-            Some((_, evicted)) => {
-                evicted.notify_one();
-                true
-            }
-            None => false,
-        }
+        let oldest = self.list().by_age.pop_first();
+        oldest.inspect(|(_, evicted)| evicted.notify_one()).is_some()
     }
 }
 
@@ -59,7 +69,9 @@ impl IdlePlace {
 
 impl Drop for IdlePlace {
     fn drop(&mut self) {
-        self.list.list().by_age.remove(&self.key);
+        for (clients, key) in &self.places {
+            clients.list().by_age.remove(key);
+        }
     }
 }
 
@@ -82,10 +94,23 @@ mod tests {
         assert!(!idle.evict_oldest());
     }
 
+    #[tokio::test]
+    async fn the_list_of_all_has_the_clients_of_each() {
+        let all = IdleClients::default();
+        let (one, two) = (IdleClients::within(&all), IdleClients::within(&all));
+        let (first, _second) = (one.enter(), two.enter());
+        assert!(all.evict_oldest());
+        first.evicted().await;
+        drop(first);
+        assert!(!one.evict_oldest());
+        assert!(two.evict_oldest());
+    }
+
     #[test]
     fn who_is_busy_again_is_not_in_the_list() {
-        let idle = IdleClients::default();
+        let all = IdleClients::default();
+        let idle = IdleClients::within(&all);
         drop(idle.enter());
-        assert!(!idle.evict_oldest());
+        assert!(!idle.evict_oldest() && !all.evict_oldest());
     }
 }

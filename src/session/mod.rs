@@ -26,6 +26,8 @@ use end::End;
 pub use idle::IdleClients;
 use idle::IdlePlace;
 
+/// Reads in a row before others get their turn.
+const READS: usize = 16;
 /// Bytes waiting for the client above which nothing more is read from it.
 const MAX_UNWRITTEN: usize = 64 * 1024;
 /// Bytes that a client must take for `client_write` to start anew: a trickle does not count as progress.
@@ -98,8 +100,8 @@ pub struct Session {
     unanswered: bool,
     /// Since when the session has been in its present state of reading: see [`Session::read_deadline`].
     reading_since: Instant,
-    /// When the client has last taken enough, and how much it had then.
-    writing_since: (Instant, u64),
+    /// While there is something to write: when the client has last taken enough, and how much it had then.
+    writing_since: Option<(Instant, u64)>,
     /// The next look at the outstanding exchanges.
     expiry: Option<Instant>,
 }
@@ -123,14 +125,14 @@ impl Session {
             requests: 0,
             unanswered: false,
             reading_since: now,
-            writing_since: (now, 0),
+            writing_since: None,
             expiry: None,
         }
     }
 
     /// Serves the client until the session ends.
     pub async fn run(mut self) {
-        self.events.client_opened();
+        let _counted = self.events.client_opened();
         let mut alarm = Alarm::default();
         let end = loop {
             if let Err(end) = self.turn() {
@@ -159,7 +161,10 @@ impl Session {
     }
 
     fn read(&mut self) -> Result<(), End> {
-        while self.wants_input() {
+        for _ in 0..READS {
+            if !self.wants_input() {
+                break;
+            }
             let starts = self.input.bytes.is_empty();
             match self.input.read(&mut self.wire) {
                 Ok(0) => self.note_fin(),
@@ -282,9 +287,9 @@ impl Session {
 
     fn flush(&mut self) -> Result<(), End> {
         if self.output.is_empty() {
-            self.writing_since = (Instant::now(), self.output.written());
             return Ok(());
         }
+        let (_, before) = *self.writing_since.get_or_insert((Instant::now(), self.output.written()));
         if self.is_served() && self.shared.settings.client_close != ClientClose::Fin {
             if self.wire.try_flush_last(&mut self.output).map_err(|_| End::Gone)? {
                 return Err(End::Served);
@@ -292,8 +297,10 @@ impl Session {
         } else {
             self.wire.try_flush(&mut self.output).map_err(|_| End::Gone)?;
         }
-        if self.output.is_empty() || self.output.written() - self.writing_since.1 >= PROGRESS {
-            self.writing_since = (Instant::now(), self.output.written());
+        if self.output.is_empty() {
+            self.writing_since = None;
+        } else if self.output.written() - before >= PROGRESS {
+            self.writing_since = Some((Instant::now(), self.output.written()));
         }
         Ok(())
     }

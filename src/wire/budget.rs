@@ -21,13 +21,18 @@ const RESERVE: u64 = 4;
 /// Memory taken from a [`Budget`]; given back with the last clone.
 #[derive(Clone, Debug, Default)]
 pub struct Charge {
-    _permit: Option<Arc<OwnedSemaphorePermit>>,
+    permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Charge {
     /// Nothing.
     pub fn none() -> Self {
-        Self { _permit: None }
+        Self { permit: None }
+    }
+
+    /// Whether it is nothing.
+    pub fn is_none(&self) -> bool {
+        self.permit.is_none()
     }
 }
 
@@ -89,19 +94,24 @@ impl Budget {
             Purpose::Request => take(&self.main),
             Purpose::Reply => take(&self.main).or_else(|| take(&self.reserve)),
         }?;
-        Some(Charge { _permit: Some(Arc::new(permit)) })
+        Some(Charge { permit: Some(Arc::new(permit)) })
     }
 
     /// Memory for a buffer of `bytes`, as soon as there is enough. `bytes` beyond the share would wait
     /// for ever: `config` refuses a `max_message` over what [`Budget::floor`] allows.
     pub fn charge(&self, bytes: usize, purpose: Purpose) -> Charging {
-        let share = match purpose {
-            Purpose::Request => self.main.clone(),
-            Purpose::Reply => self.reserve.clone(),
-        };
+        let (main, reserve, units) = (self.main.clone(), self.reserve.clone(), units(bytes));
         Charging(Box::pin(async move {
             // The semaphores are never closed, so an error cannot happen.
-            Charge { _permit: share.acquire_many_owned(units(bytes)).await.ok().map(Arc::new) }
+            let permit = match purpose {
+                Purpose::Request => main.acquire_many_owned(units).await,
+                // Whichever share has room first. Cancel-safe: a permit that is not taken goes back.
+                Purpose::Reply => tokio::select! {
+                    permit = main.acquire_many_owned(units) => permit,
+                    permit = reserve.acquire_many_owned(units) => permit,
+                },
+            };
+            Charge { permit: permit.ok().map(Arc::new) }
         }))
     }
 }

@@ -43,9 +43,19 @@ impl Input {
         self.target.max(CHUNK)
     }
 
+    /// Whether what is there takes from the memory budget already.
+    pub fn is_charged(&self) -> bool {
+        !self.charge.is_none()
+    }
+
     /// Asks for the memory that the first message needs to grow to `total` bytes. False if there is not
     /// enough now: reading pauses until it is granted.
     pub fn ask(&mut self, total: usize, budget: &Budget, purpose: Purpose) -> bool {
+        if purpose == Purpose::Reply {
+            // Growing replies must not wait for each other. There are few connections, so what they hold
+            // uncounted meanwhile is little.
+            self.charge = Charge::none();
+        }
         if let Some(charge) = budget.try_charge(total, purpose) {
             self.grow(total, charge);
             return true;
@@ -73,9 +83,14 @@ impl Input {
         self.bytes.reserve(total.saturating_sub(self.bytes.len()));
     }
 
-    /// The first message was taken off the front: its memory goes with it.
+    /// The first message was taken off the front: its memory goes with it. What is left behind it shares that
+    /// memory, unless it is little enough to move.
     pub fn take_charge(&mut self) -> Charge {
         self.target = 0;
+        if self.charge.is_none() || self.bytes.len() > CHUNK {
+            return self.charge.clone();
+        }
+        self.bytes = BytesMut::from(&self.bytes[..]);
         std::mem::take(&mut self.charge)
     }
 
@@ -84,7 +99,7 @@ impl Input {
     /// # Errors
     /// Those of the socket; `WouldBlock` if nothing is there.
     pub fn read(&mut self, wire: &mut Wire) -> io::Result<usize> {
-        let room = self.limit() - self.bytes.len();
+        let room = self.limit().saturating_sub(self.bytes.len());
         if self.target > CHUNK {
             return wire.try_read_buf(&mut self.bytes, room);
         }
@@ -99,6 +114,7 @@ impl Input {
     pub fn shrink(&mut self) {
         if self.bytes.is_empty() {
             self.bytes = BytesMut::new();
+            self.charge = Charge::none();
         }
     }
 }

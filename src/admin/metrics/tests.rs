@@ -44,9 +44,8 @@ fn busy(name: &str) -> events::Upstream {
     events.connected(&"e");
     events.connect_failed(&"e", ConnectResult::Refused, &"x", Duration::ZERO);
     events.connection_closed(&"e", CloseReason::Idle, 1, 0);
-    events.client_opened();
-    events.client_opened();
-    events.client_closed();
+    events.clients_opened.add(2);
+    events.clients_closed.add_one();
     events.client_timed_out(ClientTimeout::Write, &"p");
     events
 }

@@ -58,13 +58,14 @@ mod tests {
     fn the_kernel_tells_what_a_plain_close_leaves() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(time_wait(address.port()), Some(0));
+        // Clients of other tests may have had this very port a moment ago.
+        let before = time_wait(address.port()).unwrap();
         let client = TcpStream::connect(address).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         drop(client);
         assert_eq!(server.read(&mut [0]).unwrap(), 0);
         // Its FIN is acknowledged before the close returns: on this host that takes no time.
         drop(server);
-        assert_eq!(time_wait(address.port()), Some(1));
+        assert!(time_wait(address.port()).unwrap() > before);
     }
 }

@@ -1,4 +1,4 @@
-//! Stories that went wrong.
+//! Stories that once went wrong.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -281,29 +281,4 @@ async fn who_is_put_back_waits_no_longer_than_others() {
     let mut call = world.call(b"b");
     let answer = call.answer().await;
     assert!(start.elapsed() <= 4 * SECOND, "{answer:?} after {:?}", start.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_endpoint_that_comes_back_gets_a_place_at_the_cap() {
-    let mut world = World::new(two_endpoints(Mode::Exclusive, 2, 2));
-    world.refuse(0, true);
-    let mut servers = vec![world.accept().await, world.accept().await];
-    world.refuse(0, false);
-    let (mut one, mut two) = (servers.remove(0), servers.remove(0));
-    tokio::spawn(async move {
-        loop {
-            one.echo().await;
-        }
-    });
-    tokio::spawn(async move {
-        loop {
-            two.echo().await;
-        }
-    });
-    for _ in 0..60 {
-        tokio::time::sleep(10 * SECOND).await;
-        let mut call = world.call(b"x");
-        call.reply().await;
-    }
-    assert!(!world.nobody_connects(SECOND).await, "nothing for ten minutes");
 }

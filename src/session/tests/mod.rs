@@ -23,8 +23,7 @@ use crate::wire::{Budget, Output, Wire, memory};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-#[path = "review.rs"]
-mod review;
+mod trouble;
 
 struct Front {
     world: World,

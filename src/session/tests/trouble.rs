@@ -1,4 +1,4 @@
-//! Stories that went wrong.
+//! Stories that once went wrong.
 
 use std::io::Write;
 
