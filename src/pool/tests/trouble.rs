@@ -77,7 +77,7 @@ async fn a_oneway_that_the_server_does_not_read_does_not_hold_its_connection_for
     let _server = world.accept().await;
     settle().await;
     let _ticket = big_oneway(&world);
-    tokio::time::sleep(1000 * SECOND).await;
+    tokio::time::sleep(40 * SECOND).await;
     let mut call = world.call(b"x");
     let mut next = timeout(20 * SECOND, world.accept()).await.expect("another connection");
     next.echo().await;
@@ -107,8 +107,6 @@ async fn the_pool_grows_although_an_endpoint_on_probation_has_room() {
     settle().await;
     assert_eq!(world.pool.figures().waiting, 0);
     let _waits = world.call(b"4");
-    settle().await;
-    assert_eq!(world.pool.figures().waiting, 1);
     assert!(!world.nobody_connects(2 * SECOND).await, "2 of 8 connections, and one waits");
 }
 
@@ -255,7 +253,7 @@ async fn answers_to_heartbeats_that_nobody_reads_do_not_hold_a_retiring_connecti
         server.send(HEARTBEAT, n, b"").await;
     }
     server.send(CLOSING, 0, b"").await;
-    tokio::time::sleep(1000 * SECOND).await;
+    tokio::time::sleep(40 * SECOND).await;
     let mut call = world.call(b"x");
     let mut next = timeout(20 * SECOND, world.accept()).await.expect("another connection");
     next.echo().await;
