@@ -157,7 +157,8 @@ impl Listener {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
-    use std::time::Instant;
+
+    use tokio::time::Instant;
 
     use super::*;
     use crate::lifecycle::Switch;

@@ -238,7 +238,7 @@ async fn two_long_lines_in_a_row_are_two_replies() {
     let mut tickets = [pool.admit(request(b"a\n"), false), pool.admit(request(b"b\n"), false)];
     tokio::time::sleep(SECOND / 10).await;
     server.read_exact(&mut [0; 4]).unwrap();
-    server.write_all(&[&[b'x'; 17_000][..], b"\n", &[b'y'; 20_000], b"\n"].concat()).unwrap();
+    server.write_all(&[&vec![b'x'; 17_000][..], b"\n", &vec![b'y'; 20_000][..], b"\n"].concat()).unwrap();
     for (ticket, length) in tickets.iter_mut().zip([17_001, 20_001]) {
         let answer = timeout(SECOND, std::future::poll_fn(|cx| ticket.poll_answer(cx))).await.unwrap();
         assert_eq!(answer.unwrap().unwrap().bytes.len(), length);

@@ -32,7 +32,7 @@ async fn a_request_behind_a_large_reply_is_served() {
             client.wire.shut_down();
         }
         server.wire.read_exact(&mut [0; 2]).await.unwrap();
-        server.wire.write_all(&[&[b'x'; 100_000][..], b"\n"].concat()).await.unwrap();
+        server.wire.write_all(&[&vec![b'x'; 100_000][..], b"\n"].concat()).await.unwrap();
         let mut next = [0; 2];
         let read = timeout(SECOND, server.wire.read_exact(&mut next)).await;
         failed.extend((!matches!(read, Ok(Ok(_)))).then_some(fin));
@@ -40,7 +40,7 @@ async fn a_request_behind_a_large_reply_is_served() {
     assert!(failed.is_empty(), "not within a second with FIN = {failed:?}");
 }
 
-async fn bind() -> (net::Listener, u16) {
+fn bind() -> (net::Listener, u16) {
     let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
     let access = Access { mode: 0o600, uids: Vec::new() };
     let listener = net::Listener::bind(&address, &access, true).unwrap().remove(0);
@@ -52,9 +52,9 @@ async fn bind() -> (net::Listener, u16) {
 async fn two_long_lines_in_a_row_are_two_requests() {
     let mut front = Front::with(Mode::Exclusive, lines(1 << 16), |_| {}, Budget::new(1 << 20));
     let mut server = front.server().await;
-    let (listener, port) = bind().await;
+    let (listener, port) = bind();
     let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    client.write_all(&[&[b'x'; 17_000][..], b"\n", &[b'y'; 20_000], b"\n"].concat()).unwrap();
+    client.write_all(&[&vec![b'x'; 17_000][..], b"\n", &vec![b'y'; 20_000][..], b"\n"].concat()).unwrap();
     let stream = listener.accept().await.unwrap();
     tokio::spawn(Session::new(stream.into(), front.shared.clone()).run());
     for length in [17_001, 20_001] {
@@ -98,7 +98,7 @@ async fn the_time_to_write_begins_with_the_reply() {
     server.wire.read_exact(&mut [0; 2]).await.unwrap();
     tokio::time::sleep(6 * SECOND).await;
     let sending = tokio::spawn(async move {
-        server.wire.write_all(&[&[b'x'; 20_000][..], b"\n"].concat()).await.unwrap();
+        server.wire.write_all(&[&vec![b'x'; 20_000][..], b"\n"].concat()).await.unwrap();
         server
     });
     let mut got = vec![0; 20_001];
@@ -113,7 +113,7 @@ async fn a_reply_cut_short_is_a_cut() {
     let mut client = front.connect();
     client.wire.write_all(b"a\n").await.unwrap();
     server.wire.read_exact(&mut [0; 2]).await.unwrap();
-    server.wire.write_all(&[&[b'x'; 20_000][..], b"\n"].concat()).await.unwrap();
+    server.wire.write_all(&[&vec![b'x'; 20_000][..], b"\n"].concat()).await.unwrap();
     tokio::time::sleep(100 * SECOND).await;
     assert!(client.session.is_finished());
     let end = client.rest().await;
@@ -128,17 +128,17 @@ async fn a_flood_of_unanswered_heartbeats_leaves_time_for_others() {
     settings.heartbeat = Some(Heartbeat { conditions, reply: None });
     let protocol = Arc::new(Frame::new(settings).unwrap());
     let front = Front::with(Mode::Exclusive, protocol, |_| {}, Budget::new(1 << 20));
-    let (listener, port) = bind().await;
+    let (listener, port) = bind();
     let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let stream = listener.accept().await.unwrap();
     let flood = std::thread::spawn(move || {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let block: Vec<u8> = (0..16_384).flat_map(|_| message(HEARTBEAT, 1, b"")).collect();
         while start.elapsed() < 4 * SECOND && client.write_all(&block).is_ok() {}
     });
     tokio::time::sleep(SECOND / 5).await;
     tokio::spawn(Session::new(stream.into(), front.shared.clone()).run());
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     tokio::time::sleep(SECOND / 5).await;
     let late = start.elapsed();
     while !flood.is_finished() {
