@@ -8,8 +8,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub fn raise_fd_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // A sandbox may forbid it: then what there is must do.
-    let raised = current == maximum
-        || setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    let raised =
+        current == maximum || setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     if raised { maximum } else { current }.unwrap_or(u64::MAX)
 }
 
