@@ -24,6 +24,11 @@ fn frame_without_ids_exclusive() {
 }
 
 #[test]
+fn frame_without_ids_pipeline() {
+    many_connections(Wire::Plain, "pipeline");
+}
+
+#[test]
 fn frame_pipeline() {
     many_connections(Wire::Tagged, "pipeline");
 }
