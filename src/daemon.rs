@@ -73,12 +73,14 @@ pub enum Error {
 /// [`Error`]; nothing has been accepted then.
 pub fn run(plan: Plan) -> Result<Ended, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let daemon = Daemon::start(plan)?;
-        let ended = daemon.serve(&mut signals).await;
-        Ok(ended)
-    })
+        Ok(daemon.serve(&mut signals).await)
+    });
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The signals that mean something.
@@ -201,8 +203,7 @@ impl Daemon {
 
     fn start_upstream(&mut self, plan: plan::Upstream, sockets: Vec<net::Listener>) {
         let events = Arc::new(events::Upstream::new(&plan.name));
-        let connector =
-            Network { endpoints: plan.pool.endpoints.clone(), tuning: plan.pool.connection.tuning.clone() };
+        let connector = Network::new(&plan.pool.endpoints, &plan.pool.connection);
         let budget = self.budget.clone();
         let (pool, keeper) = Pool::new(
             plan.pool,
@@ -280,6 +281,16 @@ impl Daemon {
         ended
     }
 
+    /// Requests taken in and not ended.
+    fn in_flight(&self) -> u64 {
+        let of = |pool: &Arc<Pool>| {
+            // In this order: what ends between the two counts as in flight, not as less than nothing.
+            let ended = pool.events().outcomes.sum();
+            pool.events().accepted.get() - ended
+        };
+        self.pools.iter().map(|(pool, _)| of(pool)).sum()
+    }
+
     /// Takes everything down in order. What is not done by the drain timeout, or when `hurry` completes, is
     /// cut.
     pub async fn drain(&mut self, hurry: impl Future<Output = ()>) -> Ended {
@@ -297,8 +308,13 @@ impl Daemon {
             () = tokio::time::sleep(self.drain_timeout) => Ended::Cut,
             () = hurry => Ended::Cut,
         };
+        let ended = match ended {
+            // Clients that had asked for nothing are no loss.
+            Ended::Cut if self.in_flight() == 0 => Ended::Drained,
+            ended => ended,
+        };
+        self.front.stop();
         if ended == Ended::Cut {
-            self.front.stop();
             self.back.stop();
         }
         self.back.drain();

@@ -278,6 +278,17 @@ fn item_12_drain_under_load(mode: &str) {
     assert!(totals.count("ok") < 20_000, "the drain came in the middle");
 }
 
+#[test]
+fn a_second_signal_cuts_no_request_where_there_is_none() {
+    let server = Server::for_mode(WIRE, "exclusive");
+    let mut daemon = pool("exclusive", &server, 2).start_ready();
+    let _silent = Client::connect(&daemon.address, WIRE);
+    becomes("clients", 1, || daemon.metric("client_connections", &[]));
+    daemon.signal(Signal::TERM);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(), Some(0));
+}
+
 fn item_14_every_call_hangs_once(mode: &str) {
     let mut server = Server::for_mode(WIRE, mode);
     let connections = if mode == "exclusive" { 4 } else { 1 };

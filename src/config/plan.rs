@@ -65,9 +65,12 @@ pub struct Upstream {
 const ADMIN_FDS: usize = 32;
 /// Descriptors for everything else: standard streams, the runtime, names being looked up.
 const OTHER_FDS: usize = 32;
-/// What a client costs beside charged buffers, in bytes: uncharged input and output, and its state.
-const CLIENT_BYTES: u64 = 2 * FREE as u64 + 4096;
-/// What an upstream connection costs beside charged buffers, in bytes.
+/// What a message costs that is small enough not to be charged, in bytes: as much as it may hold, and half
+/// as much again, since buffers grow in steps.
+const SMALL_BYTES: u64 = 3 * FREE as u64 / 2;
+/// What a client costs beside its outstanding requests, in bytes: input, output, and its state.
+const CLIENT_BYTES: u64 = 3 * SMALL_BYTES + 4096;
+/// What an upstream connection costs beside the requests in flight on it, in bytes.
 const CONNECTION_BYTES: u64 = 64 * 1024;
 /// What an exchange costs while it waits, in bytes, beside its message.
 const WAITING_BYTES: u64 = 1024;
@@ -89,11 +92,16 @@ impl Plan {
     /// The most memory it can need, in bytes: the budget of the buffers, and what is not counted in it.
     /// Buffers in the kernel are not in this figure.
     pub fn memory_bound(&self) -> u64 {
-        let waiting: usize = self.upstreams.iter().map(|it| it.pool.max_waiting).sum();
+        let sum = |of: &dyn Fn(&Upstream) -> usize| self.upstreams.iter().map(of).sum::<usize>() as u64;
+        let waiting = sum(&|it| it.pool.max_waiting);
+        let in_flight = sum(&|it| it.pool.max_connections * it.pool.max_in_flight);
+        // A small request or its reply, whichever is there.
+        let outstanding = self.upstreams.iter().map(|it| it.session.max_per_client as u64).max().unwrap_or(0);
         BASE_BYTES
             + self.limits.memory
-            + self.limits.max_clients as u64 * CLIENT_BYTES
+            + self.limits.max_clients as u64 * (CLIENT_BYTES + outstanding * SMALL_BYTES)
             + self.max_connections() as u64 * CONNECTION_BYTES
-            + waiting as u64 * WAITING_BYTES
+            + in_flight * SMALL_BYTES
+            + waiting * WAITING_BYTES
     }
 }

@@ -4,13 +4,14 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{Preamble, Settings};
 use crate::events::ConnectResult;
-use crate::net::{self, Address, Tuning};
+use crate::net::{Address, Target};
 use crate::wire::Wire;
 
 /// A connection in the making.
@@ -25,16 +26,22 @@ pub trait Connector: fmt::Debug + Send + Sync {
 /// Connections of the network.
 #[derive(Debug)]
 pub struct Network {
-    /// The endpoints by index.
-    pub endpoints: Vec<Address>,
-    /// Socket options.
-    pub tuning: Tuning,
+    targets: Vec<Target>,
+    patience: Duration,
+}
+
+impl Network {
+    /// Connections to `endpoints` as `settings` say.
+    pub fn new(endpoints: &[Address], settings: &Settings) -> Self {
+        let target = |address: &Address| Target::new(address.clone(), settings.tuning.clone());
+        Self { targets: endpoints.iter().map(target).collect(), patience: settings.connect_timeout }
+    }
 }
 
 impl Connector for Network {
     fn connect(&self, endpoint: usize) -> Connecting {
-        let (address, tuning) = (self.endpoints[endpoint].clone(), self.tuning.clone());
-        Box::pin(async move { Ok(net::connect(&address, &tuning).await?.into()) })
+        let (target, patience) = (self.targets[endpoint].clone(), self.patience);
+        Box::pin(async move { Ok(target.connect(patience).await?.into()) })
     }
 }
 

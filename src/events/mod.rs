@@ -163,6 +163,10 @@ impl Upstream {
     /// A request never reached an upstream connection.
     pub fn refused(&self, reason: Reason, text: &dyn fmt::Display) {
         self.refused.of(reason).add_one();
+        if matches!(reason, Reason::Malformed | Reason::TooLarge) {
+            // `malformed` has told more.
+            return;
+        }
         if let Some(suppressed) = self.limit.refused.pass() {
             warn!(upstream = &*self.name, reason = reason.as_str(), suppressed, "request refused: {text}");
         }

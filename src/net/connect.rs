@@ -1,44 +1,80 @@
-//! Opening a connection to an endpoint. The caller bounds the time.
+//! Opening a connection to an endpoint. The caller bounds the whole time.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
 
 use super::{Address, Interest, Stream, Tuning};
 
 /// Keepalive probes without an answer before the kernel gives a connection up.
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Connects to `address`. A name is looked up now, and its addresses are tried in turn.
-///
-/// # Errors
-/// That of the last address tried; `NotFound` where a name has none.
-pub async fn connect(address: &Address, tuning: &Tuning) -> io::Result<Stream> {
-    match address {
-        Address::Unix(path) => open(&SockAddr::unix(path)?, Domain::UNIX, tuning).await,
-        Address::Tcp { host, port } => {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            for address in resolve(host, *port).await? {
-                match open(&address.into(), Domain::for_address(address), tuning).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(e) => last = e,
-                }
-            }
-            Err(last)
-        }
-    }
+/// An address to connect to, and how. Clones are the same target.
+#[derive(Clone, Debug)]
+pub struct Target {
+    address: Address,
+    tuning: Arc<Tuning>,
+    /// One look-up of its name at a time: a resolver that hangs holds one thread, not one for each attempt.
+    lookup: Arc<Semaphore>,
 }
 
-async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
+impl Target {
+    /// Connections to `address`, with these options.
+    pub fn new(address: Address, tuning: Tuning) -> Self {
+        Self { address, tuning: Arc::new(tuning), lookup: Arc::new(Semaphore::new(1)) }
     }
-    tokio::net::lookup_host((host, port))
-        .await
-        .map(Iterator::collect)
-        .map_err(|e| io::Error::new(io::ErrorKind::NotFound, e))
+
+    /// Connects. A name is looked up now, and its addresses are tried in turn; each may take an equal share of
+    /// what is left of `patience`, so that one that does not answer leaves time for the next.
+    ///
+    /// # Errors
+    /// That of the last address tried; `NotFound` where a name has none, `TimedOut` where there was no answer.
+    pub async fn connect(&self, patience: Duration) -> io::Result<Stream> {
+        let deadline = Instant::now() + patience;
+        let (host, port) = match &self.address {
+            Address::Unix(path) => return open(&SockAddr::unix(path)?, Domain::UNIX, &self.tuning).await,
+            Address::Tcp { host, port } => (host, *port),
+        };
+        self.connect_any(self.resolve(host, port).await?, deadline).await
+    }
+
+    async fn connect_any(&self, addresses: Vec<SocketAddr>, deadline: Instant) -> io::Result<Stream> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        for address in addresses {
+            let share = (deadline - Instant::now()) / left;
+            left -= 1;
+            let (to, domain) = (address.into(), Domain::for_address(address));
+            match timeout(share, open(&to, domain, &self.tuning)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(e)) => last = e,
+                Err(_) => {
+                    last = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer"));
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        // The semaphore is never closed. The permit goes with the look-up, which nothing can cut short.
+        let permit = self.lookup.clone().acquire_owned().await;
+        let host = host.to_owned();
+        let found = spawn_blocking(move || {
+            let _held = permit;
+            Ok((host.as_str(), port).to_socket_addrs()?.collect())
+        });
+        found.await?.map_err(|e: io::Error| io::Error::new(io::ErrorKind::NotFound, e))
+    }
 }
 
 async fn open(address: &SockAddr, domain: Domain, tuning: &Tuning) -> io::Result<Stream> {
@@ -104,4 +140,53 @@ fn refuse_self(socket: &SockRef<'_>) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connected to itself"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> Target {
+        let tuning = Tuning { nodelay: true, keepalive: None, user_timeout: None, source: None };
+        Target::new(Address::Tcp { host: "127.0.0.1".into(), port: 1 }, tuning)
+    }
+
+    /// A listener whose queue is full: further connects get no answer.
+    fn silent() -> (Socket, Vec<Socket>, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap();
+        let fill = || {
+            let client = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+            let _ = client.connect(&address);
+            client
+        };
+        let queue = (0..4).map(|_| fill()).collect();
+        (socket, queue, address.as_socket().unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_leaves_time_for_the_next() {
+        let (_silent, _queue, first) = silent();
+        let good = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = vec![first, good.local_addr().unwrap()];
+        let deadline = Instant::now() + Duration::from_secs(2);
+        assert!(target().connect_any(addresses, deadline).await.is_ok());
+        let error = target().connect_any(vec![first], Instant::now() + Duration::from_millis(50)).await;
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_looked_up_already_is_waited_for() {
+        let target = target();
+        let hanging = target.lookup.clone().try_acquire_owned().unwrap();
+        let (lookup, count) = (target.clone(), target.clone());
+        let second = tokio::spawn(async move { lookup.resolve("localhost", 1).await });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(hanging);
+        assert!(!second.await.unwrap().unwrap().is_empty());
+        assert_eq!(count.lookup.available_permits(), 1);
+    }
 }

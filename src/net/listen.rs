@@ -3,12 +3,16 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
+use rustix::thread::nanosleep;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
@@ -20,6 +24,10 @@ pub const BACKLOG: i32 = 65535;
 
 /// How often a free port is looked for that both families have.
 const SHARED_PORT_TRIES: usize = 16;
+
+/// How often, and how far apart, the lock of a folder is tried: for a second, at start-up.
+const LOCK_TRIES: usize = 1000;
+const LOCK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 /// A listening socket.
 #[derive(Debug)]
@@ -76,6 +84,8 @@ impl Listener {
     }
 
     fn unix(path: &Path, access: &Access) -> io::Result<Self> {
+        // Two daemons that find the same dead socket must not both replace it.
+        let _placing = lock_folder(path)?;
         refuse_unless_free(path)?;
         let temporary = temporary_name(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
@@ -179,6 +189,24 @@ impl Drop for SocketFile {
     }
 }
 
+/// Locks the folder of `path` as long as the result lives. A folder that cannot be opened or locked is used
+/// without; whoever may not write there fails at the bind.
+fn lock_folder(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let Ok(folder) = fs::File::open(folder) else { return Ok(None) };
+    for _ in 0..LOCK_TRIES {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(folder.into())),
+            Err(Errno::WOULDBLOCK) => drop(nanosleep(&LOCK_PAUSE)),
+            Err(_) => return Ok(None),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody else keeps the folder of this socket locked"))
+}
+
 /// A path is free if there is nothing, or a socket that nobody listens on any more.
 fn refuse_unless_free(path: &Path) -> io::Result<()> {
     let meta = match fs::symlink_metadata(path) {
@@ -280,6 +308,33 @@ mod tests {
         let second = Listener::bind(&unix(&path), &open(), true).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(first);
+    }
+
+    #[test]
+    fn of_two_that_find_a_dead_socket_one_replaces_it() {
+        let dir = TempDir::new();
+        let path = dir.join("s");
+        for round in 0..30 {
+            drop(fs::remove_file(&path));
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let start = std::sync::Barrier::new(2);
+            let bind = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let _guard = runtime.enter();
+                start.wait();
+                let bound = Listener::bind(&unix(&path), &open(), true);
+                let ok = bound.is_ok();
+                // Both have tried before either goes.
+                start.wait();
+                drop(bound);
+                ok
+            };
+            let both = std::thread::scope(|scope| {
+                let threads = [scope.spawn(bind), scope.spawn(bind)];
+                threads.map(|thread| thread.join().unwrap())
+            });
+            assert_eq!(both.iter().filter(|ok| **ok).count(), 1, "round {round}");
+        }
     }
 
     #[tokio::test]

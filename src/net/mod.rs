@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use connect::connect;
+pub use connect::Target;
 pub use limits::{open_fds, raise_fd_limit};
 pub use listen::{BACKLOG, Listener};
 pub use stream::{Interest, Stream};

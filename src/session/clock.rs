@@ -49,14 +49,13 @@ impl Session {
     /// While nothing is outstanding the client owes us something: its first byte, the rest of a request, or,
     /// between requests, a sign of life.
     pub(super) fn read_deadline(&self) -> Option<Instant> {
-        if !self.outstanding.is_empty()
-            || !self.output.is_empty()
-            || self.input.is_waiting() && !self.input.is_charged()
-        {
+        let draining = self.front.phase() != Phase::Running;
+        // Memory is waited for as long as it takes, but not at the expense of others, and not in a drain.
+        let waits = self.input.is_waiting() && !self.input.is_charged() && !draining;
+        if !self.outstanding.is_empty() || !self.output.is_empty() || waits {
             return None;
         }
         let settings = &self.shared.settings;
-        let draining = self.front.phase() != Phase::Running;
         let patience = match (self.is_between_requests(), self.input.bytes.is_empty()) {
             (true, _) if draining => Duration::ZERO,
             (true, _) => settings.client_idle,

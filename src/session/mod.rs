@@ -21,7 +21,7 @@ use crate::exchange::{self, Answer, Ticket};
 use crate::lifecycle::{Alarm, Phase, Watch};
 use crate::pool::Pool;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Need, Protocol, Received, Refusal, Request};
-use crate::wire::{Budget, Input, Interest, Output, Purpose, Wire};
+use crate::wire::{Budget, CHUNK, Input, Interest, Output, Purpose, Wire};
 use end::End;
 pub use idle::IdleClients;
 use idle::IdlePlace;
@@ -29,7 +29,7 @@ use idle::IdlePlace;
 /// Reads in a row before others get their turn.
 const READS: usize = 16;
 /// Bytes waiting for the client above which nothing more is read from it.
-const MAX_UNWRITTEN: usize = 64 * 1024;
+const MAX_UNWRITTEN: usize = CHUNK;
 /// Bytes that a client must take for `client_write` to start anew: a trickle does not count as progress.
 const PROGRESS: u64 = 64 * 1024;
 

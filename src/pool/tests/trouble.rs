@@ -207,8 +207,7 @@ fn real(mode: Mode, protocol: Arc<dyn Protocol>) -> (TcpListener, Arc<Pool>, Swi
     limits.endpoints = vec![Address::Tcp { host: "127.0.0.1".into(), port }];
     let events = Arc::new(events::Upstream::new("u"));
     let back = Switch::new();
-    let tuning = limits.connection.tuning.clone();
-    let connector = Arc::new(Network { endpoints: limits.endpoints.clone(), tuning });
+    let connector = Arc::new(Network::new(&limits.endpoints, &limits.connection));
     let budget = Budget::new(1 << 20);
     let (pool, keeper) = Pool::new(limits, protocol, events.clone(), budget, back.watch(), connector);
     tokio::spawn(keeper.run());

@@ -332,7 +332,7 @@ async fn a_client_that_does_not_read_is_cut() {
         }
     });
     // More replies than the pipe holds.
-    for id in 0..200 {
+    for id in 0..100 {
         client.send(0, id, &[0; 100]).await;
     }
     client.session.await.unwrap();
@@ -460,8 +460,17 @@ impl Upstream for FragileUpstream {
 }
 
 #[tokio::test(start_paused = true)]
-async fn item_11_a_panic_ends_its_task_only_and_the_client_gets_an_answer() {
-    let mut front = Front::with(Mode::Multiplex, Arc::new(Fragile(protocol())), |_| {}, Budget::new(1 << 20));
+async fn item_11_a_panic_ends_its_task_only_exclusive() {
+    a_panic_ends_its_task_only_and_the_client_gets_an_answer(Mode::Exclusive).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn item_11_a_panic_ends_its_task_only_multiplex() {
+    a_panic_ends_its_task_only_and_the_client_gets_an_answer(Mode::Multiplex).await;
+}
+
+async fn a_panic_ends_its_task_only_and_the_client_gets_an_answer(mode: Mode) {
+    let mut front = Front::with(mode, Arc::new(Fragile(protocol())), |_| {}, Budget::new(1 << 20));
     let mut server = front.server().await;
     let (mut one, mut two) = (front.connect(), front.connect());
     one.send(0, 1, b"a").await;

@@ -146,3 +146,23 @@ async fn a_flood_of_unanswered_heartbeats_leaves_time_for_others() {
     }
     assert!(late < SECOND, "a timer of 0.2 s took {late:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_only_asks_is_not_answered_into_memory() {
+    let mut front = Front::with(Mode::Exclusive, lines(1 << 16), |_| {}, Budget::new(1 << 20));
+    let mut server = front.server().await;
+    let mut client = connect(&front, 1024);
+    tokio::spawn(async move {
+        loop {
+            server.wire.read_exact(&mut [0; 2]).await.unwrap();
+            server.wire.write_all(&[&[b'x'; 999][..], b"\n"].concat()).await.unwrap();
+        }
+    });
+    let _ = timeout(SECOND, client.wire.write_all(&b"a\n".repeat(2000))).await;
+    tokio::time::sleep(SECOND).await;
+    let answered = front.world.outcomes(crate::events::Outcome::Ok);
+    assert!(
+        (2..=7).contains(&answered),
+        "{answered} replies of 1000 bytes wait for a client that does not read"
+    );
+}
