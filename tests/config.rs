@@ -96,7 +96,7 @@ upstream example
 admin             unix:/run/warmline/admin.sock
 in all            10000 clients, 32 upstream connections
 file descriptors  at most 10097
-memory            256.0 MiB of buffers, at most 392.2 MiB in all
+memory            256.0 MiB of buffers, at most 548.6 MiB in all
 "
     );
     assert_eq!(output.status.code(), Some(0));

@@ -1,14 +1,14 @@
 //! The rig's processes: the server that upstreams are made of, and the load.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{PATIENCE, Wire, becomes};
+use super::{PATIENCE, Wire, becomes, eventually};
 
 /// A process that answers in lines of JSON.
 #[derive(Debug)]
@@ -126,6 +126,19 @@ impl Server {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.rig.child), signal).unwrap();
+        if signal == Signal::STOP {
+            // The signal is sent, but a thread on another processor may still be answering.
+            eventually("a server that stands still", || self.stands_still().then_some(()));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.rig.child.id())).unwrap();
+        let state = |thread: &Path| {
+            let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        threads.flatten().all(|thread| state(&thread.path()))
     }
 }
 
