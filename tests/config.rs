@@ -45,6 +45,10 @@ fn what_is_wrong_is_said_exactly() {
         let output = warmline(&directory, &["check", &name]);
         assert_eq!(output.status.code(), Some(78), "{name}");
         assert_eq!(text(&output.stdout), "", "{name}");
+        let errors = text(&output.stderr).matches(&format!("{name}:")).count();
+        let remedies = text(&output.stderr).matches("= help: ").count();
+        let near = text(&output.stderr).matches("did you mean").count();
+        assert_eq!(errors, remedies + near, "{}", text(&output.stderr));
         if text(&output.stderr) != expected {
             different.push(format!("{name}\n{}\ninstead of\n{expected}", text(&output.stderr)));
         }
@@ -103,6 +107,25 @@ memory            256.0 MiB of buffers, at most 548.6 MiB in all
 }
 
 #[test]
+fn what_this_shell_cannot_run_is_noted() {
+    let directory = tempdir("descriptors");
+    let upstream = "[upstreams.users]\nlisten = '127.0.0.1:0'\nendpoints = 'users:1'\nprotocol = 'line'\n";
+    fs::write(directory.join("default.toml"), upstream).unwrap();
+    fs::write(directory.join("explicit.toml"), format!("[limits]\nmax_clients = 5000\n{upstream}")).unwrap();
+    let descriptors = |file: &str| {
+        let script = format!("ulimit -n 512 && exec \"$0\" check {file}");
+        let binary = assert_cmd::cargo::cargo_bin("warmline");
+        let mut shell = Command::new("sh");
+        let output = shell.current_dir(&directory).arg("-c").arg(script).arg(binary).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        text(&output.stdout).lines().find(|line| line.starts_with("file descriptors")).unwrap().to_owned()
+    };
+    // `run` lowers the default to what there is.
+    assert_eq!(descriptors("default.toml"), "file descriptors  at most 10097");
+    assert_eq!(descriptors("explicit.toml"), "file descriptors  at most 5097 (this shell allows 512)");
+}
+
+#[test]
 fn init_prints_what_check_accepts() {
     let directory = tempdir("init");
     for protocol in ["line", "frame", "netty4", "swoole", "tars", "brpc"] {
@@ -157,10 +180,12 @@ fn flags_are_refused_like_the_file_they_stand_for() {
     let output = warmline(&tempdir("flags"), &args);
     assert_eq!(
         text(&output.stderr),
-        "command line:3:14: `users` is not an address: needs a port, as in `users:7600`
+        "command line:3:14: `users` is not an address
   |
 3 | endpoints = [\"users\"]
   |              ^^^^^^^
+  |
+  = help: it needs a port, as in `users:7600`
 "
     );
     assert_eq!(output.status.code(), Some(64));
@@ -190,6 +215,8 @@ fn digest(text: String) {
                 assert!(error.line >= 1 && error.column >= 1, "{shown}");
                 assert!(shown.contains('^'), "{shown}");
                 assert!(!error.render(true).is_empty());
+                // A near name is the remedy itself.
+                assert!(shown.contains("= help: ") || shown.contains("did you mean"), "{shown}");
             }
         }
     }

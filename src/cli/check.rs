@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{Exit, print, show};
 use crate::config::{Error, Plan, Source, plan};
+use crate::net;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -97,7 +98,7 @@ impl Display for Summary<'_> {
             plan.limits.max_clients,
             plan.max_connections()
         )?;
-        writeln!(f, "file descriptors  at most {}", plan.fd_budget())?;
+        writeln!(f, "file descriptors  at most {}{}", plan.fd_budget(), too_few_fds(plan))?;
         writeln!(
             f,
             "memory            {} of buffers, at most {} in all",
@@ -105,6 +106,14 @@ impl Display for Summary<'_> {
             show(plan.memory_bound())
         )
     }
+}
+
+/// What to add where `run` would not start here: it lowers `max_clients` only where the file leaves it out.
+fn too_few_fds(plan: &Plan) -> String {
+    let allowed = net::max_fds();
+    let least =
+        plan.fd_budget() - if plan.limits.max_clients_is_explicit { 0 } else { plan.limits.max_clients - 1 };
+    if least as u64 <= allowed { String::new() } else { format!(" (this shell allows {allowed})") }
 }
 
 fn upstream(f: &mut fmt::Formatter<'_>, it: &plan::Upstream) -> fmt::Result {

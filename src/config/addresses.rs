@@ -4,12 +4,13 @@
 //! says so. Used by `check` and `upstream`.
 
 use std::net::IpAddr;
+use std::path::Path;
 
-use super::file::{self, Endpoint, List};
+use super::file::{self, Endpoint};
 use super::report::Report;
-use super::units::Text;
+use super::units::{List, Text};
 use crate::admin;
-use crate::net::Address;
+use crate::net::{Address, MAX_PATH, TEMPORARY_NAME};
 
 /// Addresses of one listener.
 const MAX_LISTEN: usize = 16;
@@ -63,7 +64,9 @@ impl Addresses {
         }
         for (place, Text(address)) in listen.iter().enumerate().take(MAX_LISTEN) {
             let key = format!("listen.{place}");
-            if !is_bindable(address) {
+            if let Address::Unix(path) = address {
+                socket_file(report, at, &key, path);
+            } else if !is_bindable(address) {
                 let message = format!("`{address}` is no address of this host");
                 report.wrong(
                     at,
@@ -78,7 +81,11 @@ impl Addresses {
             }
             let twice = self.taken.iter().find(|(other, _)| clash(other, address));
             if let Some((_, by)) = twice {
-                report.wrong(at, &key, format!("`{address}` clashes with `{by}`"), None);
+                let help = match address {
+                    Address::Tcp { .. } => "give one of the two another port",
+                    Address::Unix(_) => "give one of the two another path",
+                };
+                report.wrong(at, &key, format!("`{address}` clashes with `{by}`"), help.to_owned());
             }
             self.taken.push((address.clone(), format!("{}.listen", at.join("."))));
         }
@@ -105,17 +112,37 @@ pub(super) fn endpoints(
     for (place, endpoint) in endpoints.iter().enumerate() {
         let key = format!("endpoints.{place}.address");
         if matches!(endpoint, Address::Tcp { port: 0, .. }) {
-            report.wrong(at, &key, "nothing can be reached at port 0", None);
+            let help = "write the port that the server listens on";
+            report.wrong(at, &key, "nothing can be reached at port 0", help.to_owned());
         }
         if endpoints[..place].contains(endpoint) {
-            report.wrong(at, &key, format!("`{endpoint}` is given twice"), None);
+            report.wrong(at, &key, format!("`{endpoint}` is given twice"), "write it once".to_owned());
         }
         if listen.iter().any(|listen| clash(listen, endpoint)) {
             let message = format!("`{endpoint}` is where this upstream listens: it would call itself");
-            report.wrong(at, &key, message, None);
+            let help = "write where the server listens, or let this upstream listen elsewhere";
+            report.wrong(at, &key, message, help.to_owned());
         }
     }
     Some(endpoints)
+}
+
+/// Checks that a socket file can be made there: first under a name beside it, then put in its place.
+fn socket_file(report: &mut Report<'_>, at: &[&str], key: &str, path: &Path) {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let folder = bytes.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
+    let max = MAX_PATH - TEMPORARY_NAME;
+    if matches!(&bytes[folder..], b"" | b"." | b"..") {
+        let help = "write the path of a file, as in \"unix:/run/warmline/users.sock\"";
+        report.wrong(at, key, "the path of a unix socket needs a file name", help.to_owned());
+    } else if folder > max {
+        let message = format!("the folder of this socket is {folder} bytes long");
+        let help = format!(
+            "choose a folder of at most {max}: while it is made, the socket has a name of up to \
+             {TEMPORARY_NAME} bytes there"
+        );
+        report.wrong(at, key, message, help);
+    }
 }
 
 /// Whether a socket can listen there without a name being looked up.

@@ -18,7 +18,7 @@ const MAX_UPSTREAMS: usize = 256;
 /// The most that `max_clients` may be, here and in an upstream.
 pub(super) const MAX_CLIENTS: usize = 1_000_000;
 /// In bytes.
-const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
+pub(super) const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
 /// The longest `level`, in bytes.
 const MAX_LEVEL: usize = 1000;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -55,7 +55,8 @@ fn log(report: &mut Report<'_>, written: file::Log) -> Log {
     let at = &["log"];
     let level = written.level.map_or_else(|| "info".to_owned(), |Text(level)| level);
     if level.len() > MAX_LEVEL {
-        report.wrong(at, "level", format!("`level` is longer than {MAX_LEVEL} bytes"), None);
+        let help = format!("write at most {MAX_LEVEL} bytes, as in \"info\"");
+        report.wrong(at, "level", "`level` is too long", help);
     } else if !level.contains(['=', ',']) && !LEVELS.contains(&level.as_str()) {
         // A bare word that is no level would name a module, and nothing would be logged.
         let (message, help) = words::unknown("level", &level, &LEVELS);
@@ -95,8 +96,8 @@ fn upstreams(
         report.wrong(at, "", "there is no upstream", help.to_owned());
     }
     if written.len() > MAX_UPSTREAMS {
-        let message = format!("{} upstreams are more than {MAX_UPSTREAMS}", written.len());
-        report.wrong(at, "", message, None);
+        let help = format!("write at most {MAX_UPSTREAMS}; more need another process");
+        report.wrong(at, "", format!("{} upstreams are too many", written.len()), help);
         return Vec::new();
     }
     let mut one = |(name, it)| upstream::upstream(report, addresses, limits, defaults, name, it);

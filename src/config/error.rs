@@ -158,7 +158,7 @@ impl Source {
     pub(super) fn toml_error(&self, error: &toml::de::Error) -> Error {
         let span = error.span().unwrap_or(0..0);
         let (message, help) = match error.message().split_once(words::HELP) {
-            Some((message, help)) => (message.to_owned(), Some(help.to_owned())),
+            Some((message, help)) => (message.to_owned(), (!help.is_empty()).then(|| help.to_owned())),
             None => words::reword(error.message(), self.text.get(span.clone()).unwrap_or_default()),
         };
         self.error(span, message, help)

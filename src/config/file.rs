@@ -5,15 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::units::{Count, Permissions, Size, Text};
+use super::units::{Count, List, Permissions, Size, Text, refused};
+use super::words::said;
 use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::Address;
@@ -295,36 +295,6 @@ tables! {
     }
 }
 
-/// One value, or a list of them.
-#[derive(Clone, Debug)]
-pub struct List<T>(pub Vec<T>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visit<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
-            type Value = List<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value or a list of values")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<List<T>, E> {
-                T::deserialize(StrDeserializer::new(text)).map(|one| List(vec![one]))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<List<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(|one| List(vec![one]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<List<T>, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(List)
-            }
-        }
-        deserializer.deserialize_any(Visit(PhantomData))
-    }
-}
-
 /// One address of an upstream: text, or a table with `address`.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -425,11 +395,19 @@ impl<'de> Deserialize<'de> for Protocol {
                 let protocol = match map.next_key()? {
                     Some(Kind::Frame) => Protocol::Frame(map.next_value()?),
                     Some(Kind::Line) => Protocol::Line(map.next_value()?),
-                    None => return Err(de::Error::invalid_length(0, &self)),
+                    None => {
+                        return Err(refused(said(
+                            "no protocol is named",
+                            "write `protocol = \"line\"`, a preset, or a table `protocol.frame`",
+                        )));
+                    }
                 };
                 match map.next_key::<Kind>()? {
                     None => Ok(protocol),
-                    Some(_) => Err(de::Error::custom("an upstream speaks one protocol, not two")),
+                    Some(_) => Err(refused(said(
+                        "an upstream speaks one protocol, not two",
+                        "leave one of the two tables out",
+                    ))),
                 }
             }
         }

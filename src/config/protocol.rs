@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::file;
 use super::report::Report;
-use super::units::{Count, Size, Text};
-use super::words;
+use super::units::{Count, List, Size, Text};
+use super::words::{self, said};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::line::{self, Line};
 use crate::protocol::{Protocol, SettingsError};
@@ -36,7 +36,7 @@ pub(super) fn build(
         }
         file::Protocol::Line(options) => {
             let at = [at, &["protocol", "line"]].concat();
-            let settings = line_settings(report, &at, options);
+            let settings = line_settings(report, &at, options)?;
             finish(report, &at, Line::new(&settings))
         }
     }
@@ -72,27 +72,23 @@ fn finish<P: Protocol + 'static>(
     built.map_err(refused).ok().map(|protocol| Arc::new(protocol) as _)
 }
 
-fn line_settings(report: &mut Report<'_>, at: &[&str], options: file::Line) -> line::Settings {
+fn line_settings(report: &mut Report<'_>, at: &[&str], options: file::Line) -> Option<line::Settings> {
     let mut settings = line::Settings::default();
     let Text(delimiter) = options.delimiter.unwrap_or(Text(settings.delimiter));
     settings.delimiter = delimiter;
     settings.error = options.error.map(|Text(error)| error);
-    settings.max_message = max_message(report, at, options.max_message);
-    settings
+    settings.max_message = max_message(report, at, options.max_message)?;
+    Some(settings)
 }
 
-fn max_message(report: &mut Report<'_>, at: &[&str], written: Option<Text<Size>>) -> usize {
+fn max_message(report: &mut Report<'_>, at: &[&str], written: Option<Text<Size>>) -> Option<usize> {
     let default = crate::protocol::MAX_MESSAGE as u64;
     let bytes = report.size(at, "max_message", written, default, 1..=MAX_MESSAGE);
-    usize::try_from(bytes.min(MAX_MESSAGE)).unwrap_or(usize::MAX)
+    usize::try_from(bytes).ok().filter(|_| (1..=MAX_MESSAGE).contains(&bytes))
 }
 
 fn frame_settings(report: &mut Report<'_>, at: &[&str], options: file::Frame) -> Option<frame::Settings> {
-    let length = match options.length {
-        Some(list) => Some(lengths(report, at, "length", list)?),
-        None => None,
-    };
-    let mut settings = base(report, at, options.preset, length)?;
+    let mut settings = base(report, at, options.preset, options.length)?;
     if let Some(it) = options.id {
         settings.id = Some(id(report, at, "id", it)?);
     }
@@ -111,7 +107,7 @@ fn frame_settings(report: &mut Report<'_>, at: &[&str], options: file::Frame) ->
     if let Some(it) = options.reply {
         settings.reply = overrides(report, at, it)?;
     }
-    settings.max_message = max_message(report, at, options.max_message);
+    settings.max_message = max_message(report, at, options.max_message)?;
     Some(settings)
 }
 
@@ -120,33 +116,41 @@ fn base(
     report: &mut Report<'_>,
     at: &[&str],
     preset: Option<Text<String>>,
-    length: Option<Vec<frame::Length>>,
+    length: Option<List<file::Length>>,
 ) -> Option<frame::Settings> {
-    let Some(Text(name)) = preset else {
-        let length = length.unwrap_or_default();
-        let Some(first) = length.first() else {
+    let preset = match preset {
+        Some(Text(name)) => {
+            let Some(settings) = frame::preset(&name) else {
+                let (message, help) = words::unknown("preset", &name, &frame::PRESETS);
+                report.wrong(at, "preset", message, help);
+                return None;
+            };
+            Some(settings)
+        }
+        None => None,
+    };
+    let Some(list) = length else {
+        if preset.is_none() {
             let help =
                 "write `length = { offset = 0, size = 4, adjust = 4 }` as the protocol has it, or a `preset`";
             report.wrong(at, "", "`frame` needs a `length` or a `preset`", help.to_owned());
-            return None;
-        };
-        return Some(frame::Settings { length: length.clone(), ..frame::Settings::new(first.clone()) });
+        }
+        return preset;
     };
-    let Some(settings) = frame::preset(&name) else {
-        let (message, help) = words::unknown("preset", &name, &frame::PRESETS);
-        report.wrong(at, "preset", message, help);
-        return None;
-    };
-    match length {
-        Some(length) => Some(frame::Settings { length, ..settings }),
-        None => Some(settings),
+    let start = preset.as_ref().map_or(&[][..], |preset| &preset.length);
+    let length = lengths(report, at, "length", list, start)?;
+    let settings = preset.or_else(|| length.first().cloned().map(frame::Settings::new));
+    if settings.is_none() {
+        let help = "write at least one, as in `{ offset = 0, size = 4, adjust = 4 }`";
+        report.wrong(at, "length", "there is no length field", help.to_owned());
     }
+    Some(frame::Settings { length, ..settings? })
 }
 
 fn overrides(report: &mut Report<'_>, at: &[&str], options: file::Reply) -> Option<frame::Overrides> {
     let mut replies = frame::Overrides::default();
     if let Some(list) = options.length {
-        replies.length = Some(lengths(report, at, "reply.length", list)?);
+        replies.length = Some(lengths(report, at, "reply.length", list, &[])?);
     }
     if let Some(it) = options.id {
         replies.id = Some(id(report, at, "reply.id", it)?);
@@ -160,20 +164,26 @@ fn overrides(report: &mut Report<'_>, at: &[&str], options: file::Reply) -> Opti
     Some(replies)
 }
 
+/// Length fields. A single one says only what differs from the single one of `start`.
 fn lengths(
     report: &mut Report<'_>,
     at: &[&str],
     key: &str,
-    list: file::List<file::Length>,
+    list: List<file::Length>,
+    start: &[frame::Length],
 ) -> Option<Vec<frame::Length>> {
+    let start = match (start, list.0.as_slice()) {
+        ([one], [_]) => Some(one),
+        _ => None,
+    };
     let length = |(place, it): (usize, file::Length)| {
-        let key = format!("{key}.{place}");
-        let file::Width(size) = needed(report, at, &key, "size", it.size)?;
+        let size = it.size.or_else(|| start.map(|start| file::Width(start.size)));
+        let file::Width(size) = needed(report, at, &format!("{key}.{place}"), ("size", "4"), size)?;
         Some(frame::Length {
-            offset: offset(it.offset),
+            offset: it.offset.map_or(start.map_or(0, |start| start.offset), |it| offset(Some(it))),
             size,
-            endian: it.endian.map(|Text(endian)| endian).unwrap_or_default(),
-            adjust: it.adjust.unwrap_or(0),
+            endian: it.endian.map_or(start.map(|start| start.endian).unwrap_or_default(), |Text(it)| it),
+            adjust: it.adjust.unwrap_or(start.map_or(0, |start| start.adjust)),
         })
     };
     list.0.into_iter().enumerate().map(length).collect()
@@ -182,7 +192,7 @@ fn lengths(
 fn id(report: &mut Report<'_>, at: &[&str], key: &str, it: file::Id) -> Option<frame::Field> {
     Some(frame::Field {
         offset: offset(it.offset),
-        size: offset(Some(needed(report, at, key, "size", it.size)?)),
+        size: offset(Some(needed(report, at, key, ("size", "8"), it.size)?)),
         endian: it.endian.map(|Text(endian)| endian).unwrap_or_default(),
         avoid: it.avoid.unwrap_or_default().into_iter().map(|Count(value)| value).collect(),
     })
@@ -196,7 +206,7 @@ fn conditions(
 ) -> Option<Vec<frame::Condition>> {
     let mut condition = |(place, it): (usize, file::Condition)| {
         let key = format!("{key}.{place}");
-        let equals = needed(report, at, &key, "equals", it.equals)?;
+        let equals = needed(report, at, &key, ("equals", "1"), it.equals)?;
         Some(frame::Condition {
             offset: offset(it.offset),
             mask: byte(report, at, &format!("{key}.mask"), it.mask.unwrap_or(Count(0xff)))?,
@@ -212,7 +222,7 @@ fn heartbeat(
     key: &str,
     it: file::Heartbeat,
 ) -> Option<frame::Heartbeat> {
-    let list = needed(report, at, key, "match", it.r#match)?;
+    let list = needed(report, at, key, ("match", "{ offset = 4, equals = 1 }"), it.r#match)?;
     let conditions = conditions(report, at, &format!("{key}.match"), list.0)?;
     let reply = match it.reply {
         Some(Text(text)) => Some(template(report, at, &format!("{key}.reply"), &text)?),
@@ -222,8 +232,14 @@ fn heartbeat(
 }
 
 fn template(report: &mut Report<'_>, at: &[&str], key: &str, text: &str) -> Option<frame::Template> {
+    if text.starts_with("hex:") {
+        let help = "leave `hex:` out: here everything is hex digits, but for `{id}`";
+        report.wrong_part(at, key, text, 0..4, said("a template has no prefix", help));
+        return None;
+    }
     let wrong = |error: frame::TemplateError| {
-        report.wrong_part(at, key, text, error.span, error.reason);
+        let help = "write pairs of hex digits, and `{id}` where the id stands";
+        report.wrong_part(at, key, text, error.span, said(error.reason, help));
     };
     frame::Template::parse(text).map_err(wrong).ok()
 }
@@ -235,9 +251,17 @@ fn byte(report: &mut Report<'_>, at: &[&str], key: &str, Count(number): Count) -
     u8::try_from(number).map_err(too_large).ok()
 }
 
-fn needed<T>(report: &mut Report<'_>, at: &[&str], table: &str, key: &str, value: Option<T>) -> Option<T> {
+/// The value of a key that a table must have; with the key comes an example of it.
+fn needed<T>(
+    report: &mut Report<'_>,
+    at: &[&str],
+    table: &str,
+    (key, example): (&str, &str),
+    value: Option<T>,
+) -> Option<T> {
     if value.is_none() {
-        report.wrong(at, table, format!("`{key}` is missing"), None);
+        let help = format!("add it, as in `{key} = {example}`");
+        report.wrong(at, table, format!("`{key}` is missing"), help);
     }
     value
 }

@@ -9,11 +9,13 @@ use std::time::Duration;
 use super::error::{Error, Source};
 use super::locate::locate;
 use super::units::{Count, Size, Text};
+use super::words::Words;
 
 /// Errors beyond so many are not shown: each takes a look through the file.
 const MAX_ERRORS: usize = 50;
-/// The longest duration a file may ask for.
-const MAX_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// The durations a file may ask for.
+pub(super) const TIMES: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The errors of one file.
 #[derive(Debug)]
@@ -28,10 +30,16 @@ impl<'a> Report<'a> {
         Self { source, errors: Vec::new() }
     }
 
-    /// What was wrong, in the order of the file.
+    /// What was wrong, in the order of the file. A default is wrong for each upstream, and is shown once.
     pub(super) fn finish(&mut self) -> Vec<Error> {
-        self.errors.sort_by_key(|error| (error.line, error.column));
-        std::mem::take(&mut self.errors)
+        let mut errors: Vec<Error> = Vec::new();
+        for error in std::mem::take(&mut self.errors) {
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        }
+        errors.sort_by_key(|error| (error.line, error.column));
+        errors
     }
 
     /// The value of `key` in the table `at` is wrong.
@@ -62,7 +70,7 @@ impl<'a> Report<'a> {
         key: &str,
         text: &str,
         part: Range<usize>,
-        message: impl Into<String>,
+        (message, help): Words,
     ) {
         if self.errors.len() >= MAX_ERRORS {
             return;
@@ -72,7 +80,7 @@ impl<'a> Report<'a> {
         // Without escapes the text stands in the file as it is, between quotes.
         let plain = self.source.text().get(start..).is_some_and(|written| written.starts_with(text));
         let span = if plain { start + part.start..start + part.end } else { span };
-        self.errors.push(self.source.error(span, message, None));
+        self.errors.push(self.source.error(span, message, help));
     }
 
     fn locate(&self, at: &[&str], key: &str) -> Range<usize> {
@@ -126,7 +134,7 @@ impl<'a> Report<'a> {
         default: Duration,
     ) -> Duration {
         let Some(Text(time)) = value else { return default };
-        if !(Duration::from_millis(1)..=MAX_TIME).contains(&time) {
+        if !TIMES.contains(&time) {
             let message = format!("`{key}` cannot be {}", humantime::format_duration(time));
             self.wrong(at, key, message, "write a duration from \"1ms\" to \"7days\"".to_owned());
         }

@@ -1,4 +1,4 @@
-//! Values written as text: durations, sizes, bytes, addresses, choices.
+//! Values: numbers, those written as text (durations, sizes, bytes, addresses, choices), and lists of them.
 //!
 //! Invariant: a refused value says what would have been accepted; ranges are `check`'s business.
 //! Called by serde through the structs of `file`.
@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
+use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
-use super::words::{self, HELP};
+use super::words::{self, HELP, said};
 use crate::events::log::Format;
 use crate::frame::Endian;
-use crate::net::Address;
+use crate::net::{Address, BadAddress};
 use crate::protocol::Mode;
 use crate::session::ClientClose;
 
@@ -54,9 +55,49 @@ impl<'de, T: Written> Deserialize<'de> for Text<T> {
 
 /// A message and a help as one error of serde.
 pub(super) fn refused<E: de::Error>((message, help): words::Words) -> E {
-    match help {
-        Some(help) => E::custom(format_args!("{message}{HELP}{help}")),
-        None => E::custom(message),
+    E::custom(format_args!("{message}{HELP}{}", help.unwrap_or_default()))
+}
+
+/// One value, or a list of them.
+#[derive(Clone, Debug)]
+pub struct List<T>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value or a list of values")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<List<T>, E> {
+                T::deserialize(StrDeserializer::new(text)).map(|one| List(vec![one]))
+            }
+
+            // What cannot stand here is told in the words of the one value.
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<List<T>, E> {
+                T::deserialize(value.into_deserializer()).map(|one| List(vec![one]))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<List<T>, E> {
+                T::deserialize(number.into_deserializer()).map(|one| List(vec![one]))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<List<T>, E> {
+                T::deserialize(number.into_deserializer()).map(|one| List(vec![one]))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<List<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(|one| List(vec![one]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<List<T>, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(List)
+            }
+        }
+        deserializer.deserialize_any(Visit(PhantomData))
     }
 }
 
@@ -135,14 +176,16 @@ impl Written for Address {
 
     fn parse(text: &str) -> Result<Self, words::Words> {
         if text.starts_with("srv:") {
-            return Err(("`srv:` names are not supported by this version yet".into(), None));
+            let message = "`srv:` names are not supported by this version yet";
+            return Err(said(message, "write a host and its port, as in \"users.internal:9090\""));
         }
         if let Some((scheme, rest)) = text.split_once("://") {
             let help = format!("leave `{scheme}://` away, as in `{}`", rest.trim_end_matches('/'));
             return Err(("an address has no scheme".into(), Some(help)));
         }
-        let bad = |error: crate::net::BadAddress| (format!("`{text}` is not an address: {error}"), None);
-        let address = text.parse().map_err(bad)?;
+        let address = text.parse().map_err(|error: BadAddress| {
+            (format!("`{}` is not an address", short(text)), Some(error.to_string()))
+        })?;
         if let Self::Tcp { host, .. } = &address {
             let known = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
             if host.len() > 253 || !host.bytes().all(known) {
@@ -222,8 +265,11 @@ choice!(Format, "a log format as in \"auto\"", {
 });
 
 fn wrong(text: &str, what: &str, expected: &str) -> words::Words {
-    let short: String = text.chars().take(60).collect();
-    (format!("`{short}` is not {what}"), Some(format!("write {expected}")))
+    (format!("`{}` is not {what}", short(text)), Some(format!("write {expected}")))
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(60).collect()
 }
 
 #[cfg(test)]
@@ -260,8 +306,9 @@ mod tests {
     #[test]
     fn addresses_say_what_is_missing() {
         assert!(Address::parse("users.internal:9090").is_ok());
-        let (message, _) = Address::parse("users").unwrap_err();
-        assert_eq!(message, "`users` is not an address: needs a port, as in `users:7600`");
+        let (message, help) = Address::parse("users").unwrap_err();
+        assert_eq!(message, "`users` is not an address");
+        assert_eq!(help.as_deref(), Some("it needs a port, as in `users:7600`"));
         let (_, help) = Address::parse("http://users:80/").unwrap_err();
         assert_eq!(help.as_deref(), Some("leave `http://` away, as in `users:80`"));
         assert!(Address::parse("a b:80").is_err());

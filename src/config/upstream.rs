@@ -7,11 +7,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::addresses::{Addresses, endpoints};
-use super::check::MAX_CLIENTS;
+use super::check::{MAX_CLIENTS, MEMORY};
 use super::file::{self, Table};
 use super::plan::{Limits, Upstream};
 use super::protocol;
-use super::report::Report;
+use super::report::{Report, TIMES};
 use super::units::{Count, Permissions, Text};
 use crate::connection::{self, Preamble};
 use crate::net::{Access, Address, Tuning};
@@ -120,7 +120,7 @@ fn check_name(report: &mut Report<'_>, at: &[&str], name: &str) {
 fn max_clients(report: &mut Report<'_>, at: &[&str], limits: &Limits, written: Option<Count>) -> usize {
     let default = limits.max_clients.min(10_000);
     let max_clients = report.count(at, "max_clients", written, default, 1..=MAX_CLIENTS);
-    if max_clients > limits.max_clients && max_clients <= MAX_CLIENTS {
+    if max_clients > limits.max_clients && limits.max_clients > 0 && max_clients <= MAX_CLIENTS {
         let message = format!("{max_clients} clients are more than all listeners may have");
         let help = format!("raise `limits.max_clients`, which is {}", limits.max_clients);
         report.wrong(at, "max_clients", message, help);
@@ -144,7 +144,8 @@ fn access(
     let Text(Permissions(mode)) = written.mode.unwrap_or(Text(Permissions(0o660)));
     let uids = written.uids.unwrap_or_default();
     if uids.len() > MAX_UIDS {
-        report.wrong(at, "access.uids", format!("more than {MAX_UIDS} users"), None);
+        let help = format!("write at most {MAX_UIDS}, or let a group in with `mode`");
+        report.wrong(at, "access.uids", format!("{} users are too many", uids.len()), help);
     }
     Access { mode, uids }
 }
@@ -175,7 +176,8 @@ fn preamble(report: &mut Report<'_>, at: &[&str], it: file::Preamble) -> Option<
     let mut bytes = |key, written: Option<Text<bytes::Bytes>>| {
         let bytes = written.map_or_else(Default::default, |Text(bytes)| bytes);
         if bytes.len() > MAX_PREAMBLE {
-            report.wrong(at, key, format!("`{key}` is longer than {MAX_PREAMBLE} bytes"), None);
+            let message = format!("`{key}` is {} bytes long", bytes.len());
+            report.wrong(at, key, message, format!("write at most {MAX_PREAMBLE} bytes"));
         }
         bytes
     };
@@ -197,7 +199,7 @@ fn timeouts(report: &mut Report<'_>, at: &[&str], it: &file::Timeouts) -> Timeou
     let seconds = Duration::from_secs;
     let request = report.time(at, "request", it.request, seconds(15));
     let stall = report.time(at, "stall", it.stall, request.saturating_mul(2));
-    if stall < request {
+    if stall < request && TIMES.contains(&stall) && TIMES.contains(&request) {
         let help = "a reply may take as long as `request`: write as much or more, or leave it out";
         report.wrong(at, "stall", "`stall` is shorter than `request`", help.to_owned());
     }
@@ -233,7 +235,7 @@ fn pool(report: &mut Report<'_>, at: &[&str], it: &file::Pool, protocol: &dyn Pr
     let max_connections =
         report.count(at, "max_connections", it.max_connections, default, 1..=MAX_CONNECTIONS);
     let min_connections = report.count(at, "min_connections", it.min_connections, 1, 0..=MAX_CONNECTIONS);
-    if min_connections > max_connections && min_connections <= MAX_CONNECTIONS {
+    if min_connections > max_connections && max_connections > 0 && min_connections <= MAX_CONNECTIONS {
         let message = format!("`min_connections` is more than `max_connections`, which is {max_connections}");
         report.wrong(at, "min_connections", message, "lower it, or raise `max_connections`".to_owned());
     }
@@ -294,7 +296,7 @@ fn max_in_flight(
 
 fn check_memory(report: &mut Report<'_>, at: &[&str], limits: &Limits, protocol: &dyn Protocol) {
     let floor = Budget::floor(protocol.max_message() as u64);
-    if floor > limits.memory {
+    if floor > limits.memory && MEMORY.contains(&limits.memory) {
         let show = |bytes| bytesize::ByteSize(bytes).display().iec().to_string();
         let message = format!(
             "messages of {} do not fit into a memory of {}",

@@ -34,6 +34,11 @@ const LATER: &[&str] = &[
 /// A message and what would do.
 pub(super) type Words = (String, Option<String>);
 
+/// A message and its help.
+pub(super) fn said(message: &str, help: &str) -> Words {
+    (message.to_owned(), Some(help.to_owned()))
+}
+
 /// What to say about `word`, a `what` ("key", "protocol", ...) that is none of `known`.
 pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> Words {
     let bare = word.trim_matches(['"', '\'']);
@@ -43,7 +48,9 @@ pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> Words {
         return (message.into(), Some("describe the messages with `frame` or `line`".into()));
     }
     if LATER.contains(&bare) {
-        return (format!("`{bare}` is not supported by this version yet"), None);
+        let leave = if what == "key" { "leave it out; " } else { "" };
+        let help = format!("{leave}known here: {}", known.join(", "));
+        return (format!("`{bare}` is not supported by this version yet"), Some(help));
     }
     let short: String = bare.chars().take(60).collect();
     let near = |other: &&&str| strsim::damerau_levenshtein(&short, other);
@@ -66,20 +73,50 @@ pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> Words {
     (format!("unknown {what} `{short}`"), Some(help))
 }
 
-/// Serde's words for an unknown name, in ours; other messages stay as they are. `word` is the marked
-/// text.
+/// The TOML reader's words in ours: what it expected is the help. `word` is the marked text.
 pub(super) fn reword(message: &str, word: &str) -> Words {
-    let what = match message {
-        m if m.starts_with("unknown field") => "key",
-        m if m.starts_with("unknown variant") => "protocol",
-        m if ["invalid float", "invalid integer", "invalid datetime"].iter().any(|it| m.starts_with(it)) => {
-            let help = "text is written in quotes, as in \"127.0.0.1:7600\" or \"30s\"";
-            return ("this is no value".to_owned(), Some(help.to_owned()));
-        }
-        _ => return (message.to_owned(), None),
+    let (found, expected) = message.rsplit_once(", expected ").unwrap_or((message, ""));
+    let is = |beginnings: &[&str]| beginnings.iter().any(|it| message.starts_with(it));
+    let names = || expected.split('`').skip(1).step_by(2).collect::<Vec<_>>();
+    if is(&["unknown field"]) {
+        return unknown("key", word, &names());
+    }
+    if is(&["unknown variant"]) {
+        return unknown("protocol", word, &names());
+    }
+    if is(&["invalid float", "invalid integer", "invalid datetime", "string values must be quoted"]) {
+        let help = "text is written in quotes, as in \"127.0.0.1:7600\" or \"30s\"";
+        return said("this is no value", help);
+    }
+    if is(&["missing field `address`"]) {
+        return said("`address` is missing", "write `address = \"users.internal:9090\"`");
+    }
+    if is(&["duplicate key"]) {
+        return said("duplicate key", "leave one of the two out");
+    }
+    let found = match found {
+        "invalid type: map" => "invalid type: table",
+        "invalid type: sequence" => "invalid type: list",
+        found => found,
     };
-    let known = message.rsplit_once(", expected ").map_or("", |(_, known)| known);
-    unknown(what, word, &known.split('`').skip(1).step_by(2).collect::<Vec<_>>())
+    let help = match expected {
+        "" => "this is not TOML as it should be: `warmline init` prints a file to compare with".to_owned(),
+        "a boolean" => "write true or false".to_owned(),
+        "a sequence" => "write a list, as in `[1, 2]`".to_owned(),
+        "i64" => "write a whole number".to_owned(),
+        "u32" => "write a whole number from 0 to 4294967295".to_owned(),
+        "struct Length" => "write a table, as in `{ offset = 0, size = 4 }`".to_owned(),
+        "struct Condition" => "write a table, as in `{ offset = 4, equals = 1 }`".to_owned(),
+        table if table == "a map" || table.starts_with("struct ") => {
+            "write a table, as in `{ key = value }`".to_owned()
+        }
+        // Serde expects values in our words, the syntax is in the reader's own.
+        value if is(&["invalid type", "invalid value"]) => format!("write {value}"),
+        syntax => format!("expected here: {syntax}"),
+    };
+    // Text is not what was expected: else it would be refused as text of the wrong kind.
+    let bare = if is(&["invalid type: string"]) { ", without quotes" } else { "" };
+    (found.to_owned(), Some(help + bare))
 }
 
 #[cfg(test)]
@@ -104,5 +141,28 @@ mod tests {
     fn a_key_in_the_wrong_table_is_sent_home() {
         let (_, help) = unknown("key", "idle_timeout", &["listen", "pool"]);
         assert_eq!(help.as_deref(), Some("`idle_timeout` belongs in the `pool` table"));
+    }
+
+    #[test]
+    fn what_was_expected_is_the_help() {
+        let help = |message: &str| reword(message, "").1.unwrap();
+        assert_eq!(
+            help("invalid type: integer `7`, expected a size as in \"64KiB\""),
+            "write a size as in \"64KiB\""
+        );
+        assert_eq!(help("invalid type: string \"4\", expected i64"), "write a whole number, without quotes");
+        assert_eq!(
+            help("invalid type: integer `1`, expected struct Pool"),
+            "write a table, as in `{ key = value }`"
+        );
+        assert_eq!(help("unclosed table, expected `]`"), "expected here: `]`");
+        assert!(help("extra comma in array").contains("warmline init"));
+    }
+
+    #[test]
+    fn what_comes_later_is_left_out() {
+        let (message, help) = unknown("key", "weight", &["address"]);
+        assert_eq!(message, "`weight` is not supported by this version yet");
+        assert_eq!(help.as_deref(), Some("leave it out; known here: address"));
     }
 }

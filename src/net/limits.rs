@@ -13,6 +13,11 @@ pub fn raise_fd_limit() -> u64 {
     if raised { maximum } else { current }.unwrap_or(u64::MAX)
 }
 
+/// The hard limit of open files: the highest that [`raise_fd_limit`] can reach.
+pub fn max_fds() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
 /// Descriptors open now.
 pub fn open_fds() -> u64 {
     // The directory being read is one of them.

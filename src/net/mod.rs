@@ -13,8 +13,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use connect::Target;
-pub use limits::{open_fds, raise_fd_limit};
-pub use listen::{BACKLOG, Listener};
+pub use limits::{max_fds, open_fds, raise_fd_limit};
+pub use listen::{BACKLOG, Listener, TEMPORARY_NAME};
 pub use stream::{Interest, Stream};
 
 /// Where to listen or connect.
@@ -35,24 +35,24 @@ pub enum Address {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadAddress {
     /// No colon.
-    #[error("needs a port, as in `{0}:7600`")]
+    #[error("it needs a port, as in `{0}:7600`")]
     NoPort(String),
     /// Not a number from 0 to 65535.
-    #[error("`{0}` is not a port")]
+    #[error("the port is a number from 1 to 65535, not `{0}`")]
     Port(String),
     /// Nothing before the colon.
-    #[error("needs a host before the port, as in `127.0.0.1{0}`")]
+    #[error("it needs a host before the port, as in `127.0.0.1{0}`")]
     NoHost(String),
     /// An IPv6 address without brackets, or brackets around something else.
     #[error("an IPv6 address is written in brackets, as in `[::1]:7600`")]
     Brackets,
     /// Nothing after `unix:`, or a path longer than a socket address holds (107 bytes).
-    #[error("needs a path of 1 to 107 bytes after `unix:`")]
+    #[error("it needs a path of 1 to 107 bytes after `unix:`")]
     Path,
 }
 
 /// The longest path that `sun_path` holds with its terminating zero, in bytes.
-const MAX_PATH: usize = 107;
+pub const MAX_PATH: usize = 107;
 
 impl FromStr for Address {
     type Err = BadAddress;
