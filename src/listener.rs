@@ -248,4 +248,20 @@ mod tests {
         }
         assert_eq!(b.world.events.clients_opened.get(), 2);
     }
+
+    #[tokio::test]
+    async fn one_place_and_two_listeners_that_wait_for_it() {
+        let process = Arc::new(Semaphore::new(1));
+        let idle = IdleClients::default();
+        let (a, b) = (start(2, process.clone(), &idle), start(2, process.clone(), &idle));
+        let opened = || a.world.events.clients_opened.get() + b.world.events.clients_opened.get();
+        let first = TcpStream::connect(("127.0.0.1", a.port)).unwrap();
+        sleep(SECOND / 20).await;
+        assert_eq!(opened(), 1);
+        let _waiting = [a.port, b.port].map(|port| TcpStream::connect(("127.0.0.1", port)).unwrap());
+        sleep(SECOND / 20).await;
+        drop(first);
+        sleep(SECOND).await;
+        assert_eq!(opened(), 2, "a place is free and nobody gets it");
+    }
 }
