@@ -101,13 +101,17 @@ impl Listener {
 
     /// Places for one client; idle ones give way for it. `None` if nobody waits.
     async fn permits(&self) -> Option<Permits> {
+        // What was waited for is kept for the next look: given back, it would go to the next one in line,
+        // and from there back here.
+        let (mut process, mut upstream) = (None, None);
         loop {
-            let process = self.places.process.clone().try_acquire_owned();
-            let upstream = self.places.upstream.clone().try_acquire_owned();
-            let (full, idle) = match (process, upstream) {
-                (Ok(process), Ok(upstream)) => return Some((process, upstream)),
-                (_, Err(_)) => (&self.places.upstream, &self.session.idle),
-                (Err(_), Ok(_)) => (&self.places.process, &self.places.idle),
+            let take = |places: &Arc<Semaphore>| places.clone().try_acquire_owned().ok();
+            process = process.or_else(|| take(&self.places.process));
+            upstream = upstream.or_else(|| take(&self.places.upstream));
+            let (kept, full, idle) = match (process.take(), upstream.take()) {
+                (Some(process), Some(upstream)) => return Some((process, upstream)),
+                (_, None) => (&mut upstream, &self.places.upstream, &self.session.idle),
+                (None, Some(_)) => (&mut process, &self.places.process, &self.places.idle),
             };
             if !self.socket.is_asked() {
                 return None;
@@ -116,7 +120,7 @@ impl Listener {
             // Whichever comes first: a place, or the time to ask another one. Cancel-safe: a permit that is
             // dropped goes back.
             tokio::select! {
-                _ = full.acquire() => {}
+                permit = full.clone().acquire_owned() => *kept = permit.ok(),
                 () = sleep(EVICTION) => {}
             }
         }
@@ -247,5 +251,21 @@ mod tests {
             sleep(SECOND / 20).await;
         }
         assert_eq!(b.world.events.clients_opened.get(), 2);
+    }
+
+    #[tokio::test]
+    async fn one_place_and_two_listeners_that_wait_for_it() {
+        let process = Arc::new(Semaphore::new(1));
+        let idle = IdleClients::default();
+        let (a, b) = (start(2, process.clone(), &idle), start(2, process.clone(), &idle));
+        let opened = || a.world.events.clients_opened.get() + b.world.events.clients_opened.get();
+        let first = TcpStream::connect(("127.0.0.1", a.port)).unwrap();
+        sleep(SECOND / 20).await;
+        assert_eq!(opened(), 1);
+        let _waiting = [a.port, b.port].map(|port| TcpStream::connect(("127.0.0.1", port)).unwrap());
+        sleep(SECOND / 20).await;
+        drop(first);
+        sleep(SECOND).await;
+        assert_eq!(opened(), 2, "a place is free and nobody gets it");
     }
 }

@@ -346,7 +346,7 @@ impl Connection {
                 self.shared.events.handshake_saved();
             }
             let now = Instant::now();
-            if self.in_flight.is_empty() {
+            if self.in_flight.owed() == 0 {
                 self.owing_since = now;
             }
             if exchange.request.oneway {

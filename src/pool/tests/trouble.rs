@@ -279,3 +279,22 @@ async fn who_is_put_back_waits_no_longer_than_others() {
     let answer = call.answer().await;
     assert!(start.elapsed() <= 4 * SECOND, "{answer:?} after {:?}", start.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_behind_oneways_is_not_late_already() {
+    let mut world = World::new(settings(Mode::Multiplex, 1, 1));
+    let mut server = world.accept().await;
+    // A backlog of one-way requests that the server takes slowly, but steadily.
+    let payload = [b'x'; 200];
+    let mut sent: Vec<_> = (0..60).map(|_| world.send(ONEWAY, &payload)).collect();
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for _ in 0..3 {
+            server.receive().await;
+            sent.push(world.send(ONEWAY, &payload));
+        }
+    }
+    let mut call = world.call(b"call");
+    let answer = timeout(Duration::from_secs(1), call.answer()).await;
+    assert!(answer.is_err(), "{answer:?} at once, from a server that is neither slow nor silent");
+}
