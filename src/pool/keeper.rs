@@ -223,7 +223,7 @@ impl Keeper {
             ended.reason,
             CloseReason::Peer | CloseReason::Lost | CloseReason::Desync | CloseReason::Closing
         );
-        if ended.replies > 0 {
+        if ended.replies > 0 || (!died && ended.lived >= STILLBORN) {
             self.backoff[endpoint] = Backoff::default();
             self.unused_deaths = 0;
         } else if died && ended.lived < STILLBORN {

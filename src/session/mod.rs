@@ -368,7 +368,8 @@ impl Session {
     /// Gives way to a new client, unless a request has come meanwhile.
     fn evicted(&mut self) -> Result<(), End> {
         self.read()?;
-        if self.outstanding.is_empty() && self.input.bytes.is_empty() {
+        let unasked = self.outstanding.is_empty() && self.input.bytes.is_empty();
+        if unasked && self.output.is_empty() && self.ending.is_none() {
             self.events.client_evicted();
             return Err(End::Idle);
         }
