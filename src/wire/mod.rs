@@ -47,10 +47,10 @@ pub enum Close {
 #[derive(Debug)]
 pub struct Wire {
     end: End,
-    /// Counts the socket in a cap; declared last, so it is given back after the close.
-    permit: Option<OwnedSemaphorePermit>,
     /// The last bytes wait for the close.
     held_back: bool,
+    /// Counts the socket in a cap; declared last, so it is given back after the close.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -61,13 +61,13 @@ enum End {
 
 impl From<Stream> for Wire {
     fn from(stream: Stream) -> Self {
-        Self { end: End::Net(stream), permit: None, held_back: false }
+        Self { end: End::Net(stream), held_back: false, permit: None }
     }
 }
 
 impl From<memory::Pipe> for Wire {
     fn from(pipe: memory::Pipe) -> Self {
-        Self { end: End::Memory(pipe), permit: None, held_back: false }
+        Self { end: End::Memory(pipe), held_back: false, permit: None }
     }
 }
 
