@@ -22,7 +22,7 @@ use super::{Access, Address, Stream};
 /// What is asked for; the kernel caps it at `net.core.somaxconn`.
 pub const BACKLOG: i32 = 65535;
 
-/// The longest name, in bytes, that a unix socket has until it is in its place: see [`temporary_name`].
+/// The longest name, in bytes, that a unix socket has until it is in its place.
 pub const TEMPORARY_NAME: usize = ".ffffffff-ffff".len();
 
 /// How often a free port is looked for that both families have.
