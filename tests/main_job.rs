@@ -50,6 +50,8 @@ fn line_pipeline() {
 
 fn many_connections(wire: Wire, mode: &str) {
     let mut server = Server::for_mode(wire, mode);
+    // Clients of other tests may have had the server's port a moment before it had it.
+    let strangers = kernel::time_wait(kernel::port(&server.address));
     let mut daemon = Plan::new(wire, mode, &server.address)
         .set("pool.min_connections", &POOL.to_string())
         .set("pool.max_connections", &POOL.to_string())
@@ -83,7 +85,8 @@ fn many_connections(wire: Wire, mode: &str) {
     assert_eq!(daemon.terminate(), Some(0));
     server.reaches("open", 0);
     assert_eq!(server.count("ended_fin"), accepted, "the server sees a plain end of each connection");
-    assert_eq!(kernel::time_wait(kernel::port(&server.address)), 0, "TIME_WAIT towards the upstream");
+    let left = kernel::time_wait(kernel::port(&server.address));
+    assert!(left <= strangers, "{left} in TIME_WAIT towards the upstream, {strangers} were there before");
 }
 
 /// What short-lived clients leave behind on this host: next to nothing. Where both sides close at once, a busy
