@@ -146,9 +146,9 @@ fn an_idle_client_is_closed_as_configured() {
 #[test]
 fn plain_closing_clients_cost_ports_only_where_resets_are_off() {
     const CONNECTIONS: usize = 500;
-    let server = Server::start(WIRE, &["--exclusive"]);
     // Give or take a few: clients of other tests may have had the very port a moment ago.
     const FEW: usize = CONNECTIONS / 50;
+    let server = Server::start(WIRE, &["--exclusive"]);
     for (close, expected) in [("\"auto\"", 0..=FEW), ("\"fin\"", CONNECTIONS - FEW..=CONNECTIONS + FEW)] {
         let daemon = settings(&server, &[("sockets.client_close", close)]);
         let args = format!("--connections {CONNECTIONS} --concurrency 2");
