@@ -10,8 +10,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use common::{Load, Plan, Server, Wire, becomes, in_own_network, kernel};
 use rustix::process::Signal;
 
-/// One-request connections of each client.
-const CONNECTIONS: u32 = 300;
+/// One-request connections of each of three clients: 21,000 in each mode.
+const CONNECTIONS: u32 = 7_000;
 
 /// The Python server.
 struct Python {
