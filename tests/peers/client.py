@@ -13,7 +13,7 @@ HEADER = struct.Struct(">IB3xQ")
 
 
 def frame(stream, number):
-    payload = os.urandom(random.randint(1, 20_000))
+    payload = os.urandom(random.randint(16, 20_000))
     stream.write(HEADER.pack(len(payload), 0, number) + payload)
     stream.flush()
     header = HEADER.unpack(stream.read(HEADER.size))

@@ -18,7 +18,7 @@ function read_exactly($socket, int $size): string
 
 [, $port, $count] = $argv;
 for ($number = 0; $number < (int) $count; $number++) {
-    $payload = random_bytes(random_int(1, 20000));
+    $payload = random_bytes(random_int(16, 20000));
     $socket = fsockopen('127.0.0.1', (int) $port, $code, $text, 10.0);
     if ($socket === false) {
         throw new RuntimeException("connect: $text");
