@@ -3,7 +3,7 @@
 //! Invariant: an exchange ends once, and the first to end it wins - its connection, its deadline or its
 //! client. Whoever comes later is told so. The session holds the [`Ticket`], queue and connection pass the
 //! [`Exchange`] on; dropping an unfinished exchange answers "lost", so not even a panic leaves a client
-//! without an answer.
+//! without an answer. A reply in parts begins with its head, and the exchange ends with its last part.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::events::{self, Outcome, Reason, Times};
 use crate::protocol::{Refusal, Reply, Request};
+use crate::wire::Parts;
 
 /// What the session gets in the end: a reply, nothing for a one-way request, or the reason why not.
 pub type Answer = Result<Option<Reply>, Refusal>;
@@ -33,6 +34,13 @@ pub struct Exchange {
     pub slot: ReplySlot,
 }
 
+impl Exchange {
+    /// Whether its request travels in parts.
+    pub fn is_in_parts(&self) -> bool {
+        self.request.rest.is_some()
+    }
+}
+
 /// The connection's side of an exchange: where its answer goes.
 #[derive(Debug)]
 pub struct ReplySlot(Arc<Shared>);
@@ -45,7 +53,6 @@ pub struct Ticket(Arc<Shared>);
 struct Shared {
     events: Arc<events::Upstream>,
     admitted: Instant,
-    deadline: Instant,
     oneway: bool,
     state: Mutex<State>,
 }
@@ -53,6 +60,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     stage: Stage,
+    /// Not known before the request is whole.
+    deadline: Option<Instant>,
     /// Its turn, while it waits in the queue.
     waiting: Option<u64>,
     given: Option<Instant>,
@@ -64,21 +73,23 @@ struct State {
 enum Stage {
     #[default]
     Open,
+    /// The head of its reply is there, and then with the session.
+    Begun(Option<Reply>),
     Ended(Option<Answer>),
 }
 
 /// An exchange for `request`, to end by `deadline`, and the session's ticket for it. It counts as accepted
-/// from here on.
+/// from here on. The deadline of a request in parts comes with its end: [`Ticket::set_deadline`].
 pub fn open(
     request: Request,
     first: bool,
     admitted: Instant,
-    deadline: Instant,
+    deadline: Option<Instant>,
     events: &Arc<events::Upstream>,
 ) -> (Exchange, Ticket) {
     events.accepted();
-    let (oneway, state) = (request.oneway, Mutex::default());
-    let shared = Arc::new(Shared { events: events.clone(), admitted, deadline, oneway, state });
+    let (oneway, state) = (request.oneway, Mutex::new(State { deadline, ..State::default() }));
+    let shared = Arc::new(Shared { events: events.clone(), admitted, oneway, state });
     (Exchange { request, first, turn: 0, slot: ReplySlot(shared.clone()) }, Ticket(shared))
 }
 
@@ -95,10 +106,16 @@ impl Shared {
     fn end(&self, outcome: Outcome, answer: Option<Answer>) -> Result<(), AlreadyEnded> {
         let (session, times) = {
             let mut state = self.state();
-            if matches!(state.stage, Stage::Ended(_)) {
-                return Err(AlreadyEnded);
-            }
-            state.stage = Stage::Ended(answer);
+            state.stage = match std::mem::take(&mut state.stage) {
+                Stage::Begun(Some(head)) if outcome == Outcome::Ok => Stage::Ended(Some(Ok(Some(head)))),
+                Stage::Open | Stage::Begun(Some(_)) => Stage::Ended(answer),
+                // The session hears of the end where it takes the parts.
+                Stage::Begun(None) => Stage::Ended(None),
+                ended @ Stage::Ended(_) => {
+                    state.stage = ended;
+                    return Err(AlreadyEnded);
+                }
+            };
             let now = Instant::now();
             let times = Times {
                 total: now - self.admitted,
@@ -140,6 +157,7 @@ fn counted_as(refusal: &Refusal) -> (Outcome, Option<Reason>) {
     match refusal {
         Refusal::Timeout => (Outcome::Timeout, None),
         Refusal::Lost => (Outcome::Lost, None),
+        Refusal::NotTaken => (Outcome::ClientGone, None),
         Refusal::Desync => (Outcome::Desync, None),
         Refusal::TooLarge => (Outcome::TooLarge, Some(Reason::TooLarge)),
         Refusal::QueueFull => (Outcome::Refused, Some(Reason::QueueFull)),
@@ -154,6 +172,27 @@ impl ReplySlot {
     /// Ends the exchange with its reply.
     pub fn finish(&self, reply: Reply) -> Result<(), AlreadyEnded> {
         self.0.end(Outcome::Ok, Some(Ok(Some(reply))))
+    }
+
+    /// Begins the reply with its head; [`ReplySlot::finish_begun`] must follow its last part.
+    pub fn begin(&self, head: Reply) -> Result<(), AlreadyEnded> {
+        let session = {
+            let mut state = self.0.state();
+            if !matches!(state.stage, Stage::Open) {
+                return Err(AlreadyEnded);
+            }
+            state.stage = Stage::Begun(Some(head));
+            state.session.take()
+        };
+        if let Some(session) = session {
+            session.wake();
+        }
+        Ok(())
+    }
+
+    /// Ends the exchange with the last part of the reply that was begun.
+    pub fn finish_begun(&self) -> Result<(), AlreadyEnded> {
+        self.0.end(Outcome::Ok, None)
     }
 
     /// Ends a one-way exchange: the kernel has its last byte.
@@ -171,9 +210,9 @@ impl ReplySlot {
         self.0.is_ended()
     }
 
-    /// When the client gets an answer at the latest.
-    pub fn deadline(&self) -> Instant {
-        self.0.deadline
+    /// When the client gets an answer at the latest; `None` as long as the request is not whole.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.state().deadline
     }
 
     /// Remembers its turn while it waits in the queue.
@@ -199,7 +238,7 @@ impl Drop for ReplySlot {
 }
 
 impl Ticket {
-    /// The answer, once there is one; after it, never again.
+    /// The answer or its head, once there is one; after it, never again.
     pub fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
         let mut state = self.0.state();
         match &mut state.stage {
@@ -207,16 +246,36 @@ impl Ticket {
                 Some(answer) => Poll::Ready(answer),
                 None => Poll::Pending,
             },
-            Stage::Open => {
+            Stage::Begun(head) if head.is_some() => Poll::Ready(Ok(head.take())),
+            Stage::Open | Stage::Begun(_) => {
                 state.session = Some(cx.waker().clone());
                 Poll::Pending
             }
         }
     }
 
-    /// When the client gets an answer at the latest.
-    pub fn deadline(&self) -> Instant {
-        self.0.deadline
+    /// When the client gets an answer at the latest; `None` as long as the request is not whole.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.state().deadline
+    }
+
+    /// The request is whole now.
+    pub fn set_deadline(&self, deadline: Instant) {
+        self.0.state().deadline = Some(deadline);
+    }
+
+    /// Whether the exchange has ended.
+    pub fn is_ended(&self) -> bool {
+        self.0.is_ended()
+    }
+
+    /// Bytes of its reply that wait for the session.
+    pub fn held(&self) -> usize {
+        let size = |reply: &Reply| reply.bytes.len() + reply.rest.as_ref().map_or(0, Parts::held);
+        match &self.0.state().stage {
+            Stage::Begun(Some(head)) | Stage::Ended(Some(Ok(Some(head)))) => size(head),
+            _ => 0,
+        }
     }
 
     /// Whether no reply will come.
@@ -252,20 +311,19 @@ pub(crate) mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::wire::Charge;
 
     pub(crate) fn request(bytes: &'static [u8]) -> Request {
-        Request { bytes: Bytes::from_static(bytes), oneway: false, charge: Charge::none() }
+        Request::new(Bytes::from_static(bytes), false)
     }
 
     fn reply(bytes: &'static [u8]) -> Reply {
-        Reply { bytes: Bytes::from_static(bytes), charge: Charge::none() }
+        Reply::new(Bytes::from_static(bytes))
     }
 
     fn new() -> (Exchange, Ticket, Arc<events::Upstream>) {
         let events = Arc::new(events::Upstream::new("u"));
         let now = Instant::now();
-        let (exchange, ticket) = open(request(b"q"), true, now, now + Duration::from_secs(1), &events);
+        let (exchange, ticket) = open(request(b"q"), true, now, Some(now + Duration::from_secs(1)), &events);
         (exchange, ticket, events)
     }
 
@@ -293,6 +351,32 @@ pub(crate) mod tests {
         drop(exchange);
         assert!(matches!(poll(&mut ticket), Poll::Ready(Err(Refusal::Lost))));
         assert_eq!(events.outcomes.of(Outcome::Lost).get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_reply_in_parts_ends_with_its_last_part() {
+        let (exchange, mut ticket, events) = new();
+        exchange.slot.begin(reply(b"head")).unwrap();
+        assert_eq!(exchange.slot.begin(reply(b"again")), Err(AlreadyEnded));
+        assert_eq!((ticket.held(), ticket.is_ended(), events.outcomes.sum()), (4, false, 0));
+        let Poll::Ready(Ok(Some(head))) = poll(&mut ticket) else { panic!("no head") };
+        assert_eq!(head.bytes, "head");
+        assert!(poll(&mut ticket).is_pending());
+        exchange.slot.finish_begun().unwrap();
+        assert!(poll(&mut ticket).is_pending() && ticket.is_ended());
+        assert_eq!(events.outcomes.of(Outcome::Ok).get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_head_outlives_the_end_of_its_reply_but_not_a_refusal() {
+        let (exchange, mut ticket, _) = new();
+        exchange.slot.begin(reply(b"head")).unwrap();
+        exchange.slot.finish_begun().unwrap();
+        assert!(matches!(poll(&mut ticket), Poll::Ready(Ok(Some(_)))));
+        let (exchange, mut ticket, _) = new();
+        exchange.slot.begin(reply(b"head")).unwrap();
+        drop(exchange);
+        assert!(matches!(poll(&mut ticket), Poll::Ready(Err(Refusal::Lost))));
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use warmline::protocol::line::{self, Line};
 use warmline::protocol::{
     Answered, BadRequest, Id, Malformed, Need, Protocol, Received, Refusal, Reply, Request, Tag,
 };
-use warmline::wire::{Charge, Output};
+use warmline::wire::Output;
 
 /// A protocol and what it is held against.
 struct Subject {
@@ -187,23 +187,27 @@ impl Subject {
     /// A new codec of one side, as a function.
     fn decoder(&self, client: bool) -> Box<dyn FnMut(&mut BytesMut) -> Step> {
         if client {
-            let mut half = self.protocol.downstream();
+            let mut half = self.protocol.downstream(usize::MAX);
             return Box::new(move |input| match half.decode(input) {
                 Ok(Received::Request { id, request: Request { bytes, oneway, .. } }) => {
                     Step::Event(Event::Request { id, oneway, bytes: bytes.to_vec() })
                 }
                 Ok(Received::Control(answer)) => Step::Event(Event::Control(answer.map(Into::into))),
+                Ok(Received::Head { .. } | Received::Part { .. }) => {
+                    unreachable!("nothing is over the bound")
+                }
                 Ok(Received::Closing) => Step::Event(Event::Closing),
                 Ok(Received::More(need)) => Step::More(need),
                 Err(BadRequest { id, reason }) => Step::Event(Event::Bad(id, reason)),
             });
         }
-        let mut half = self.protocol.upstream();
+        let mut half = self.protocol.upstream(usize::MAX);
         Box::new(move |input| match half.decode(input) {
             Ok(Answered::Reply { tag, reply }) => {
                 Step::Event(Event::Reply { tag, bytes: reply.bytes.to_vec() })
             }
             Ok(Answered::Control(answer)) => Step::Event(Event::Control(answer.map(Into::into))),
+            Ok(Answered::Head { .. } | Answered::Part { .. }) => unreachable!("nothing is over the bound"),
             Ok(Answered::Closing) => Step::Event(Event::Closing),
             Ok(Answered::More(need)) => Step::More(need),
             Err(reason) => Step::Event(Event::Bad(Id::None, reason)),
@@ -288,16 +292,16 @@ fn written(mut out: Output) -> Vec<u8> {
 }
 
 fn request_as(subject: &Subject, bytes: &[u8], tag: u64) -> Vec<u8> {
-    let request = Request { bytes: Bytes::copy_from_slice(bytes), oneway: false, charge: Charge::none() };
+    let request = Request::new(Bytes::copy_from_slice(bytes), false);
     let mut out = Output::new();
-    subject.protocol.upstream().encode(&request, Tag(tag), &mut out);
+    subject.protocol.upstream(usize::MAX).encode(&request, Tag(tag), &mut out);
     written(out)
 }
 
 fn reply_as(subject: &Subject, bytes: &[u8], id: &Id) -> Vec<u8> {
-    let reply = Reply { bytes: Bytes::copy_from_slice(bytes), charge: Charge::none() };
+    let reply = Reply::new(Bytes::copy_from_slice(bytes));
     let mut out = Output::new();
-    subject.protocol.downstream().encode(id, reply, &mut out);
+    subject.protocol.downstream(usize::MAX).encode(id, reply, &mut out);
     written(out)
 }
 
@@ -368,7 +372,7 @@ fn a_refusal_reads_as_the_reply_to_its_request() {
         };
         for (refusal, id) in refusals.iter().flat_map(|r| ids.iter().map(move |id| (r, id))) {
             let mut out = Output::new();
-            if !subject.protocol.downstream().refuse(id, refusal, &mut out) {
+            if !subject.protocol.downstream(usize::MAX).refuse(id, refusal, &mut out) {
                 assert!(out.is_empty(), "{}: {refusal}", subject.name);
                 continue;
             }
@@ -381,7 +385,11 @@ fn a_refusal_reads_as_the_reply_to_its_request() {
         // Without its id a client could not tell what was refused.
         if subject.protocol.tags().is_some() {
             let mut out = Output::new();
-            assert!(!subject.protocol.downstream().refuse(&Id::None, &Refusal::Malformed, &mut out));
+            assert!(!subject.protocol.downstream(usize::MAX).refuse(
+                &Id::None,
+                &Refusal::Malformed,
+                &mut out
+            ));
             assert!(out.is_empty());
         }
     }

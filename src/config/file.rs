@@ -158,6 +158,10 @@ tables! {
         max_lifetime: Text<Duration>,
         /// Requests after which a connection retires; default 0 = no limit.
         max_requests: Count,
+        /// Larger messages travel in parts where the protocol can; default `"64KiB"`.
+        max_buffered: Text<Size>,
+        /// Of a client's replies on shared connections; default `"1MiB"`.
+        max_reply_buffered: Text<Size>,
     }
 
     /// `[upstreams.NAME.timeouts]`
@@ -168,10 +172,12 @@ tables! {
         request: Text<Duration>,
         /// Longest time a connection may owe a reply; default 2 x `request`, never below it.
         stall: Text<Duration>,
-        /// For a first byte, and for a whole request; default `"10s"`.
+        /// For a first byte, and for a whole request or its first `max_buffered` bytes; default `"10s"`.
         client_read: Text<Duration>,
         /// Between requests; default `"5m"`.
         client_idle: Text<Duration>,
+        /// For a client to go on with a request over `max_buffered`; default `"5s"`.
+        client_progress: Text<Duration>,
         /// For the client to take its reply; default `"30s"`.
         client_write: Text<Duration>,
     }

@@ -13,8 +13,10 @@ use crate::protocol::frame::{self, Frame};
 use crate::protocol::line::{self, Line};
 use crate::protocol::{Protocol, SettingsError};
 
-/// The longest `max_message`, in bytes.
+/// The longest `max_message` where messages are stored whole, in bytes.
 const MAX_MESSAGE: u64 = 1 << 30;
+/// The longest `max_message` where messages travel in parts, in bytes.
+const MAX_MESSAGE_IN_PARTS: u64 = 1 << 40;
 
 /// What `protocol` may be without options.
 pub fn names() -> Vec<&'static str> {
@@ -77,14 +79,19 @@ fn line_settings(report: &mut Report<'_>, at: &[&str], options: file::Line) -> O
     let Text(delimiter) = options.delimiter.unwrap_or(Text(settings.delimiter));
     settings.delimiter = delimiter;
     settings.error = options.error.map(|Text(error)| error);
-    settings.max_message = max_message(report, at, options.max_message)?;
+    settings.max_message = max_message(report, at, options.max_message, MAX_MESSAGE)?;
     Some(settings)
 }
 
-fn max_message(report: &mut Report<'_>, at: &[&str], written: Option<Text<Size>>) -> Option<usize> {
+fn max_message(
+    report: &mut Report<'_>,
+    at: &[&str],
+    written: Option<Text<Size>>,
+    most: u64,
+) -> Option<usize> {
     let default = crate::protocol::MAX_MESSAGE as u64;
-    let bytes = report.size(at, "max_message", written, default, 1..=MAX_MESSAGE);
-    usize::try_from(bytes).ok().filter(|_| (1..=MAX_MESSAGE).contains(&bytes))
+    let bytes = report.size(at, "max_message", written, default, 1..=most);
+    usize::try_from(bytes).ok().filter(|_| (1..=most).contains(&bytes))
 }
 
 fn frame_settings(report: &mut Report<'_>, at: &[&str], options: file::Frame) -> Option<frame::Settings> {
@@ -107,7 +114,7 @@ fn frame_settings(report: &mut Report<'_>, at: &[&str], options: file::Frame) ->
     if let Some(it) = options.reply {
         settings.reply = overrides(report, at, it)?;
     }
-    settings.max_message = max_message(report, at, options.max_message)?;
+    settings.max_message = max_message(report, at, options.max_message, MAX_MESSAGE_IN_PARTS)?;
     Some(settings)
 }
 

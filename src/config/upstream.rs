@@ -17,7 +17,7 @@ use crate::connection::{self, Preamble};
 use crate::net::{Access, Address, Tuning};
 use crate::protocol::{Mode, Protocol};
 use crate::session::ClientClose;
-use crate::wire::Budget;
+use crate::wire::{Budget, CHUNK, parts};
 use crate::{listener, pool, session};
 
 /// In bytes.
@@ -27,6 +27,10 @@ const MAX_CONNECTING: usize = 1_000;
 const MAX_IN_FLIGHT: usize = 65_536;
 const MAX_WAITING: usize = 1_000_000;
 const MAX_REQUESTS: usize = 1 << 40;
+/// In bytes. Up to 4 KiB a message is stored whole in any case.
+const MAX_BUFFERED: RangeInclusive<u64> = 4096..=1 << 30;
+/// In bytes.
+const MAX_REPLY_BUFFERED: RangeInclusive<u64> = 64 << 10..=1 << 30;
 /// In bytes, each way.
 const MAX_PREAMBLE: usize = 4096;
 const MAX_UIDS: usize = 256;
@@ -57,7 +61,7 @@ pub(super) fn upstream(
         None => report.missing(at, "protocol", "\"netty4\"` or `protocol = \"line\""),
     }?;
     let pool = pool(report, at, &inherit(it.pool, defaults.pool.as_ref()), &*protocol);
-    check_memory(report, at, limits, &*protocol);
+    check_memory(report, at, limits, &*protocol, &pool);
 
     Some(Upstream {
         required: it.required.unwrap_or(true),
@@ -72,8 +76,11 @@ pub(super) fn upstream(
             client_close: sockets.client_close,
             client_read: timeouts.client_read,
             client_idle: timeouts.client_idle,
+            client_progress: timeouts.client_progress,
             client_write: timeouts.client_write,
             max_per_client: pool.max_per_client,
+            max_buffered: pool.max_buffered,
+            max_reply_buffered: (pool.mode != Mode::Exclusive).then_some(pool.max_reply_buffered),
         },
         pool: pool::Settings {
             endpoints: endpoints?,
@@ -91,6 +98,8 @@ pub(super) fn upstream(
                 idle_timeout: pool.idle_timeout,
                 max_lifetime: pool.max_lifetime,
                 max_requests: pool.max_requests,
+                max_buffered: pool.max_buffered,
+                max_reply_buffered: pool.max_reply_buffered,
                 preamble,
                 tuning: sockets.tuning,
             },
@@ -190,6 +199,7 @@ struct Timeouts {
     request: Duration,
     stall: Duration,
     client_read: Duration,
+    client_progress: Duration,
     client_idle: Duration,
     client_write: Duration,
 }
@@ -208,6 +218,7 @@ fn timeouts(report: &mut Report<'_>, at: &[&str], it: &file::Timeouts) -> Timeou
         request,
         stall,
         client_read: report.time(at, "client_read", it.client_read, seconds(10)),
+        client_progress: report.time(at, "client_progress", it.client_progress, seconds(5)),
         client_idle: report.time(at, "client_idle", it.client_idle, seconds(5 * 60)),
         client_write: report.time(at, "client_write", it.client_write, seconds(30)),
     }
@@ -225,6 +236,8 @@ struct Pool {
     idle_timeout: Duration,
     max_lifetime: Duration,
     max_requests: u64,
+    max_buffered: usize,
+    max_reply_buffered: usize,
 }
 
 fn pool(report: &mut Report<'_>, at: &[&str], it: &file::Pool, protocol: &dyn Protocol) -> Pool {
@@ -242,6 +255,11 @@ fn pool(report: &mut Report<'_>, at: &[&str], it: &file::Pool, protocol: &dyn Pr
     let max_connecting = report.count(at, "max_connecting", it.max_connecting, 4, 1..=MAX_CONNECTING);
     let max_per_client = report.count(at, "max_per_client", it.max_per_client, 32, 1..=MAX_IN_FLIGHT);
     let max_requests = report.count(at, "max_requests", it.max_requests, 0, 0..=MAX_REQUESTS);
+    let mut size = |key, written, default, range| {
+        usize::try_from(report.size(at, key, written, default, range)).unwrap_or(usize::MAX)
+    };
+    let max_buffered = size("max_buffered", it.max_buffered, 64 << 10, MAX_BUFFERED);
+    let max_reply_buffered = size("max_reply_buffered", it.max_reply_buffered, 1 << 20, MAX_REPLY_BUFFERED);
     Pool {
         mode,
         min_connections,
@@ -254,6 +272,9 @@ fn pool(report: &mut Report<'_>, at: &[&str], it: &file::Pool, protocol: &dyn Pr
         idle_timeout: report.time(at, "idle_timeout", it.idle_timeout, seconds(30)),
         max_lifetime: report.time(at, "max_lifetime", it.max_lifetime, seconds(30 * 60)),
         max_requests: max_requests as u64,
+        // A head is more than what is read without asking for memory.
+        max_buffered: max_buffered.max(CHUNK + 1),
+        max_reply_buffered,
     }
 }
 
@@ -294,16 +315,23 @@ fn max_in_flight(
     if mode == Mode::Exclusive { 1 } else { room }
 }
 
-fn check_memory(report: &mut Report<'_>, at: &[&str], limits: &Limits, protocol: &dyn Protocol) {
-    let floor = Budget::floor(protocol.max_message() as u64);
-    if floor > limits.memory && MEMORY.contains(&limits.memory) {
-        let show = |bytes| bytesize::ByteSize(bytes).display().iec().to_string();
-        let message = format!(
-            "messages of {} do not fit into a memory of {}",
-            show(protocol.max_message() as u64),
-            show(limits.memory)
-        );
-        let help = format!("raise `limits.memory` to \"{}\" or more, or lower `max_message`", show(floor));
-        report.wrong(at, &format!("protocol.{}.max_message", protocol.name()), message, help);
+fn check_memory(report: &mut Report<'_>, at: &[&str], limits: &Limits, protocol: &dyn Protocol, pool: &Pool) {
+    let shared = pool.mode != Mode::Exclusive;
+    let in_parts = pool.max_buffered + parts::window(if shared { pool.max_reply_buffered } else { 0 });
+    let is_cut = protocol.has_parts() && in_parts < protocol.max_message();
+    let most = if is_cut { in_parts } else { protocol.max_message() };
+    let floor = Budget::floor(most as u64);
+    if floor <= limits.memory || !MEMORY.contains(&limits.memory) {
+        return;
     }
+    let show = |bytes: u64| bytesize::ByteSize(bytes).display().iec().to_string();
+    let (key, lower) = match (is_cut, shared) {
+        (true, true) => ("pool.max_buffered".to_owned(), "`max_buffered` or `max_reply_buffered`"),
+        (true, false) => ("pool.max_buffered".to_owned(), "`max_buffered`"),
+        (false, _) => (format!("protocol.{}.max_message", protocol.name()), "`max_message`"),
+    };
+    let (need, have) = (show(most as u64), show(limits.memory));
+    let message = format!("messages of {need} do not fit into a memory of {have}");
+    let help = format!("raise `limits.memory` to \"{}\" or more, or lower {lower}", show(floor));
+    report.wrong(at, &key, message, help);
 }

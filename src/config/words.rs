@@ -11,9 +11,6 @@ pub(super) const HELP: char = '\n';
 /// What later versions know: keys, tables, protocols, presets.
 const LATER: &[&str] = &[
     "max_dedicated",
-    "max_buffered",
-    "max_reply_buffered",
-    "client_progress",
     "health",
     "retry",
     "balance",

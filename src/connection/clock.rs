@@ -48,6 +48,11 @@ impl Connection {
     /// Timeouts tear nothing that others use: see the table of modes in the README.
     fn keep_owed(&mut self, now: Instant) -> Result<(), CloseReason> {
         self.in_flight.expire(now);
+        self.cut_download_if_ended();
+        if self.upload.is_some() {
+            // Nothing is due before the request is whole.
+            return Ok(());
+        }
         let stall = self.shared.settings.stall;
         let since = self.in_flight.oldest().map_or(now, |e| e.since);
         if since + stall <= now {
@@ -56,7 +61,7 @@ impl Connection {
             }
             self.retire(CloseReason::Stalled);
         }
-        if self.quiet_since() + stall <= now && !self.input.is_waiting() {
+        if self.quiet_since() + stall <= now && self.may_read() {
             return Err(CloseReason::Stalled);
         }
         if self.stuck_until.is_none() && self.stuck_at().is_some_and(|at| at <= now) {
@@ -87,19 +92,20 @@ impl Connection {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let settings = &self.shared.settings;
         let retire = self.retiring.is_none().then_some(self.retire_at);
-        let rest = if let Some(oldest) = self.in_flight.oldest() {
+        let rest = if let Some(oldest) = self.in_flight.oldest().filter(|_| self.upload.is_none()) {
             let stalled = match self.retiring {
                 None => Some(oldest.since + settings.stall),
                 Some(_) => self.in_flight.last_open_deadline(),
             };
             let stuck = self.stuck_until.or_else(|| self.stuck_at());
-            // While we wait for memory, silence is our own.
-            let quiet = (!self.input.is_waiting()).then(|| self.quiet_since() + settings.stall);
+            // While we wait for memory or a client, silence is our own.
+            let quiet = self.may_read().then(|| self.quiet_since() + settings.stall);
             [quiet, stalled, stuck]
         } else {
             let idle = self.retiring.is_none() && self.in_flight.is_empty();
             [idle.then_some(self.idle_since + settings.idle_timeout), None, None]
         };
-        rest.into_iter().chain([retire, self.stray_until, self.unread_at()]).flatten().min()
+        let own = [retire, self.stray_until, self.unread_at(), self.held_up_until()];
+        rest.into_iter().chain(own).flatten().min()
     }
 }

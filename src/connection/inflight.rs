@@ -1,7 +1,8 @@
 //! What a connection owes, and to whom.
 //!
 //! Invariant: an entry leaves only with its reply, or with the connection. An exchange that ended earlier
-//! leaves its entry behind, owed to nobody, so its reply can never be taken for another's.
+//! leaves its entry behind, owed to nobody, so its reply can never be taken for another's. A reply in parts is
+//! due until its last part.
 
 use std::collections::VecDeque;
 
@@ -10,6 +11,8 @@ use tokio::time::Instant;
 use crate::exchange::ReplySlot;
 use crate::protocol::{Mode, Refusal, Tag, TagSpace};
 
+/// The end of a request of which more parts are to come.
+const OPEN_END: u64 = u64::MAX;
 /// Tags of at least this many values count up and are never used twice; fewer are recycled.
 const NEVER_RECYCLED: u64 = u32::MAX as u64;
 
@@ -19,9 +22,16 @@ pub(super) struct Entry {
     pub(super) slot: ReplySlot,
     pub(super) tag: Tag,
     /// Position in the output after its last byte.
-    pub(super) end: u64,
+    end: u64,
     pub(super) since: Instant,
     written: bool,
+}
+
+impl Entry {
+    /// Whether the kernel does not have all of it.
+    pub(super) fn is_unwritten(&self, written: u64) -> bool {
+        written < self.end
+    }
 }
 
 /// All that is in flight on one connection.
@@ -30,6 +40,8 @@ pub(super) struct InFlight {
     by_tag: bool,
     /// In the order of sending.
     entries: VecDeque<Entry>,
+    /// The one whose reply has begun and comes in parts.
+    begun: Option<Entry>,
     /// One-way requests the kernel does not have whole, by their end in the output.
     oneways: VecDeque<(u64, ReplySlot)>,
     tags: Tags,
@@ -38,7 +50,8 @@ pub(super) struct InFlight {
 impl InFlight {
     pub(super) fn new(mode: Mode, space: Option<TagSpace>) -> Self {
         let by_tag = mode == Mode::Multiplex;
-        Self { by_tag, entries: VecDeque::new(), oneways: VecDeque::new(), tags: Tags::new(space) }
+        let (entries, oneways) = (VecDeque::new(), VecDeque::new());
+        Self { by_tag, entries, begun: None, oneways, tags: Tags::new(space) }
     }
 
     /// A tag for the next request; `None` if they are used up, and the connection with them.
@@ -59,6 +72,44 @@ impl InFlight {
         self.oneways.push_back((end, slot));
         // Nobody will answer it.
         self.tags.free(tag);
+    }
+
+    /// Adds a request of which only the head is there; [`InFlight::uploaded`] follows its last part.
+    pub(super) fn push_upload(&mut self, slot: ReplySlot, tag: Tag, oneway: bool, since: Instant) {
+        if oneway {
+            self.push_oneway(slot, tag, OPEN_END);
+        } else {
+            self.push(slot, tag, OPEN_END, since);
+        }
+    }
+
+    /// The last part of the request that came in parts ends at `end`.
+    pub(super) fn uploaded(&mut self, end: u64, since: Instant) {
+        if let Some(entry) = self.entries.iter_mut().find(|e| e.end == OPEN_END) {
+            (entry.end, entry.since) = (end, since);
+        } else if let Some(oneway) = self.oneways.iter_mut().find(|(at, _)| *at == OPEN_END) {
+            oneway.0 = end;
+        }
+    }
+
+    /// The reply of `entry` has begun and comes in parts.
+    pub(super) fn begin(&mut self, entry: Entry) {
+        self.begun = Some(entry);
+    }
+
+    /// The one whose reply has begun and comes in parts.
+    pub(super) fn begun(&self) -> Option<&Entry> {
+        self.begun.as_ref()
+    }
+
+    /// The last part of its reply was read.
+    pub(super) fn end_begun(&mut self) -> Option<Entry> {
+        self.begun.take()
+    }
+
+    /// Everything that is due, what has begun first.
+    fn due(&self) -> impl Iterator<Item = &Entry> {
+        self.begun.iter().chain(&self.entries)
     }
 
     /// The request that a reply with `tag` answers; `None` if it answers nothing.
@@ -89,46 +140,48 @@ impl InFlight {
 
     /// Replies due.
     pub(super) fn owed(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + usize::from(self.begun.is_some())
     }
 
     /// Nothing due and nothing half sent.
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.oneways.is_empty()
+        self.owed() == 0 && self.oneways.is_empty()
     }
 
     /// The one that has been due longest.
     pub(super) fn oldest(&self) -> Option<&Entry> {
-        self.entries.front()
+        self.begun.iter().chain(self.entries.front()).min_by_key(|e| e.since)
     }
 
     /// Whether every reply due is owed to nobody, and nothing is half sent.
     pub(super) fn owes_nobody(&self) -> bool {
-        self.oneways.is_empty() && self.entries.iter().all(|e| e.slot.is_ended())
+        self.oneways.is_empty() && self.due().all(|e| e.slot.is_ended())
     }
 
     /// Ends what is past its deadline, if its session has not done so already. The order of sending is the
-    /// order of deadlines.
+    /// order of deadlines, but for a request in parts: what follows one may be left to its session.
     pub(super) fn expire(&self, now: Instant) {
-        for entry in self.entries.iter().take_while(|e| e.slot.deadline() <= now) {
+        let is_late = |e: &&Entry| e.slot.deadline().is_some_and(|at| at <= now);
+        let late = self.entries.iter().take_while(is_late).chain(self.begun.iter().filter(is_late));
+        for entry in late {
             let _ = entry.slot.refuse(Refusal::Timeout);
         }
     }
 
     /// The last deadline of a reply still owed to somebody.
     pub(super) fn last_open_deadline(&self) -> Option<Instant> {
-        self.entries.iter().filter(|e| !e.slot.is_ended()).map(|e| e.slot.deadline()).max()
+        self.due().filter(|e| !e.slot.is_ended()).filter_map(|e| e.slot.deadline()).max()
     }
 
     /// The last of all deadlines.
     pub(super) fn last_deadline(&self) -> Option<Instant> {
-        self.entries.iter().map(|e| e.slot.deadline()).max()
+        self.due().filter_map(|e| e.slot.deadline()).max()
     }
 
     /// Everything, because the connection ends.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = ReplySlot> {
-        let entries = std::mem::take(&mut self.entries).into_iter().map(|e| e.slot);
-        entries.chain(std::mem::take(&mut self.oneways).into_iter().map(|(_, slot)| slot))
+        let entries = self.begun.take().into_iter().chain(std::mem::take(&mut self.entries));
+        entries.map(|e| e.slot).chain(std::mem::take(&mut self.oneways).into_iter().map(|(_, slot)| slot))
     }
 }
 
@@ -198,7 +251,7 @@ mod tests {
         let now = Instant::now();
         let events = Arc::new(events::Upstream::new("u"));
         let request = exchange::tests::request(b"q");
-        exchange::open(request, false, now, now + Duration::from_secs(1), &events).0.slot
+        exchange::open(request, false, now, Some(now + Duration::from_secs(1)), &events).0.slot
     }
 
     fn space(last: u64, avoid: &[u64]) -> TagSpace {

@@ -7,6 +7,7 @@
 mod clock;
 mod dial;
 mod inflight;
+mod parts;
 
 use std::fmt;
 use std::io;
@@ -24,7 +25,8 @@ use crate::queue::{Seat, Verdict};
 use crate::wire::{Budget, Close, Input, Interest, Output, Purpose, Wire};
 pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
-use inflight::InFlight;
+use inflight::{Entry, InFlight};
+use parts::{Download, Upload};
 
 /// How long an unasked message may stay incomplete.
 const STRAY: Duration = Duration::from_secs(1);
@@ -46,6 +48,10 @@ pub struct Settings {
     pub max_lifetime: Duration,
     /// Requests after which a connection retires; 0 = no limit.
     pub max_requests: u64,
+    /// Larger replies travel in parts where the protocol can, in bytes.
+    pub max_buffered: usize,
+    /// What of a reply in parts may wait for its client on a shared connection, in bytes.
+    pub max_reply_buffered: usize,
     /// What a server that speaks first says, and what to answer.
     pub preamble: Option<Preamble>,
     /// Socket options.
@@ -101,6 +107,10 @@ pub(crate) struct Connection {
     input: Input,
     output: Output,
     in_flight: InFlight,
+    /// The request being sent in parts.
+    upload: Option<Upload>,
+    /// The reply being read in parts.
+    download: Option<Download>,
     seat: Seat,
     shared: Arc<Shared>,
     back: Watch,
@@ -132,10 +142,12 @@ impl Connection {
         let lifetime = shared.settings.max_lifetime.mul_f64(1.0 - fastrand::f64() / 10.0);
         Self {
             wire,
-            codec: shared.protocol.upstream(),
+            codec: shared.protocol.upstream(shared.settings.max_buffered),
             input: Input::new(),
             output: Output::new(),
             in_flight: InFlight::new(shared.mode, shared.protocol.tags()),
+            upload: None,
+            download: None,
             seat,
             back: shared.back.clone(),
             shared,
@@ -189,7 +201,7 @@ impl Connection {
 
     async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), CloseReason> {
         let deadline = self.next_deadline();
-        let interest = Interest { read: !self.input.is_waiting(), write: !self.output.is_empty() };
+        let interest = Interest { read: self.may_read(), write: !self.output.is_empty() };
         let next_phase = if self.back.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
         let lost = self.lost();
         // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
@@ -198,6 +210,8 @@ impl Connection {
             () = std::future::poll_fn(|cx| self.seat.poll_work(cx)) => {}
             ready = self.wire.ready(interest) => ready.map_err(|_| lost)?,
             () = self.input.granted() => self.last_read = Instant::now(),
+            () = parts::more(self.upload.as_ref(), &self.output) => {}
+            () = parts::room(self.download.as_ref()) => self.resume(),
             () = alarm.reached(deadline) => {}
             () = self.back.reached(next_phase) => {}
         }
@@ -208,9 +222,18 @@ impl Connection {
         if self.in_flight.is_empty() { CloseReason::Peer } else { CloseReason::Lost }
     }
 
+    fn may_read(&self) -> bool {
+        !self.input.is_waiting() && !self.is_held_up()
+    }
+
     fn read(&mut self) -> Result<(), CloseReason> {
+        if self.download.is_some() {
+            self.look_after_download();
+            // What was held up has been read already.
+            self.decode()?;
+        }
         for _ in 0..READS {
-            if self.input.is_waiting() {
+            if !self.may_read() {
                 break;
             }
             match self.input.read(&mut self.wire) {
@@ -227,12 +250,14 @@ impl Connection {
     }
 
     fn decode(&mut self) -> Result<(), CloseReason> {
-        loop {
+        while !self.is_held_up() {
             match self.codec.decode(&mut self.input.bytes) {
                 Ok(Answered::Reply { tag, mut reply }) => {
                     reply.charge = self.input.take_charge();
                     self.answer(tag, reply)?;
                 }
+                Ok(Answered::Head { tag, reply }) => self.begin(tag, reply)?,
+                Ok(Answered::Part { bytes, last }) => self.pass_on(bytes, last),
                 Ok(Answered::Control(answer)) => {
                     self.input.take_charge();
                     self.control(answer.as_deref().unwrap_or_default())?;
@@ -241,7 +266,10 @@ impl Connection {
                     self.input.take_charge();
                     self.retire(CloseReason::Closing);
                 }
-                Ok(Answered::More(need)) => break self.expect_more(need)?,
+                Ok(Answered::More(need)) => {
+                    self.expect_more(need)?;
+                    break;
+                }
                 Err(fault) => return Err(self.desync(&fault)),
             }
         }
@@ -250,22 +278,36 @@ impl Connection {
     }
 
     fn answer(&mut self, tag: Option<Tag>, reply: Reply) -> Result<(), CloseReason> {
-        let Some(entry) = self.in_flight.answer(tag) else {
-            return Err(self.unasked(&reply.bytes));
-        };
-        self.replies += 1;
+        let entry = self.answered(tag, &reply)?;
         if entry.slot.finish(reply).is_err() {
             self.shared.events.late_reply(&self.endpoint);
         }
+        self.replied();
+        Ok(())
+    }
+
+    /// The request that `reply` answers.
+    fn answered(&mut self, tag: Option<Tag>, reply: &Reply) -> Result<Entry, CloseReason> {
+        let Some(entry) = self.in_flight.answer(tag) else {
+            return Err(self.unasked(&reply.bytes));
+        };
+        if entry.is_unwritten(self.output.written()) {
+            // The rest of a request that is here goes out for the sake of the others, and nothing after it.
+            if self.upload.take().is_some() {
+                self.seat.uploaded();
+            }
+            self.retire(CloseReason::Early);
+        }
+        Ok(entry)
+    }
+
+    /// A reply is over.
+    fn replied(&mut self) {
+        self.replies += 1;
         if self.stuck_until.take().is_some() {
             self.seat.set_stuck(false);
         }
-        if self.output.written() < entry.end {
-            // The rest of the request goes out for the sake of the others, and nothing after it.
-            self.retire(CloseReason::Early);
-        }
         self.finished(Verdict::Replied);
-        Ok(())
     }
 
     fn finished(&mut self, verdict: Verdict) {
@@ -302,8 +344,9 @@ impl Connection {
         match need.beyond(filled, self.input.limit(), max) {
             Ok(None) => {}
             Ok(Some(total)) => {
-                if !self.input.ask(total, &self.shared.budget, Purpose::Reply) {
-                    self.shared.events.memory_waited(total);
+                let window = need.window(self.window());
+                if !self.input.ask(total, window, &self.shared.budget, Purpose::Reply) {
+                    self.shared.events.memory_waited(total + window);
                 }
             }
             Err(fault) => return Err(self.desync(&fault)),
@@ -329,7 +372,7 @@ impl Connection {
     }
 
     fn take(&mut self) {
-        while let Some(exchange) = self.seat.take() {
+        while let Some(mut exchange) = self.seat.take() {
             if exchange.slot.is_ended() {
                 self.seat.done(Verdict::Neutral);
                 continue;
@@ -349,7 +392,10 @@ impl Connection {
             if self.in_flight.owed() == 0 {
                 self.owing_since = now;
             }
-            if exchange.request.oneway {
+            if let Some(rest) = exchange.request.rest.take() {
+                self.in_flight.push_upload(exchange.slot, tag, exchange.request.oneway, now);
+                self.upload = Some(Upload::new(rest));
+            } else if exchange.request.oneway {
                 self.in_flight.push_oneway(exchange.slot, tag, self.output.end());
             } else {
                 self.in_flight.push(exchange.slot, tag, self.output.end(), now);
@@ -361,6 +407,16 @@ impl Connection {
     }
 
     fn write(&mut self) -> Result<(), CloseReason> {
+        loop {
+            let more = self.send_parts()?;
+            self.flush()?;
+            if !more || !self.output.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), CloseReason> {
         if self.output.is_empty() {
             return Ok(());
         }
@@ -392,17 +448,20 @@ impl Connection {
         let owed = self.in_flight.owed();
         let clean = self.in_flight.is_empty() && self.output.is_empty() && self.input.bytes.is_empty();
         let refusal = if reason == CloseReason::Desync { Refusal::Desync } else { Refusal::Lost };
+        let verdict = if reason == CloseReason::Cut { Verdict::Neutral } else { Verdict::Failed };
         for slot in self.in_flight.drain() {
-            let late = slot.deadline() <= Instant::now();
+            let late = slot.deadline().is_some_and(|at| at <= Instant::now());
             let _ = slot.refuse(if late { Refusal::Timeout } else { refusal.clone() });
-            self.seat.done(Verdict::Failed);
+            self.seat.done(verdict);
         }
         self.shared.events.connection_closed(&self.endpoint, reason, self.carried, owed);
         match reason {
             CloseReason::Peer => self.wire.close(Close::Fin),
-            CloseReason::Desync | CloseReason::Lost | CloseReason::Stalled | CloseReason::Early => {
-                self.wire.reset();
-            }
+            CloseReason::Desync
+            | CloseReason::Lost
+            | CloseReason::Stalled
+            | CloseReason::Early
+            | CloseReason::Cut => self.wire.reset(),
             _ if clean => self.wire.close(Close::FinReset),
             _ => self.wire.reset(),
         }

@@ -78,6 +78,8 @@ label! {
         Early = "early",
         /// The server broke the protocol.
         Desync = "desync",
+        /// A client left in the middle of a request that was sent in parts.
+        Cut = "cut",
         /// It owed a reply for too long.
         Stalled = "stalled",
         /// Drain or stop.
@@ -108,11 +110,15 @@ label! {
 label! {
     /// Why warmline closed a client connection that did nothing wrong.
     ClientTimeout {
-        /// No whole request in `client_read`.
+        /// No whole request, or `max_buffered` bytes of it, in `client_read`.
         Read = "read",
         /// Nothing for `client_idle` between requests.
         Idle = "idle",
+        /// It did not go on with a large request for `client_progress`.
+        Progress = "progress",
         /// It did not take its reply in `client_write`.
         Write = "write",
+        /// More than `max_reply_buffered` waited for it, and it took nothing.
+        NotTaken = "not_taken",
     }
 }

@@ -259,6 +259,14 @@ impl Upstream {
         }
     }
 
+    /// A client let a reply in parts hold a shared connection up: it is cut, and the rest swallowed.
+    pub fn reply_not_taken(&self, endpoint: &dyn fmt::Display) {
+        self.clients_timed_out.of(ClientTimeout::NotTaken).add_one();
+        if let Some(suppressed) = self.limit.slow.pass() {
+            warn!(upstream = &*self.name, %endpoint, suppressed, "reply not taken by its client: swallowed");
+        }
+    }
+
     /// A client's first request went out on a connection that others had used before.
     pub fn handshake_saved(&self) {
         self.handshakes_saved.add_one();

@@ -79,6 +79,7 @@ impl Pool {
             max_waiting: settings.max_waiting,
             room,
             grow_at,
+            max_uploads: (settings.max_connections / 2).max(1),
             min_connections: settings.min_connections,
         });
         let shared = Arc::new(connection::Shared {
@@ -96,10 +97,10 @@ impl Pool {
     }
 
     /// Takes a request in: it waits for a connection, or is given to one, or is refused. `first` says that
-    /// its client has sent none before.
+    /// its client has sent none before. After the last part of one in parts, [`Pool::request_is_whole`] must follow.
     pub fn admit(&self, request: Request, first: bool) -> Ticket {
         let now = Instant::now();
-        let deadline = now + self.settings.request_timeout;
+        let deadline = request.rest.is_none().then(|| now + self.settings.request_timeout);
         let (exchange, ticket) = exchange::open(request, first, now, deadline, &self.events);
         if self.back.phase() == Phase::Running {
             self.queue.push(exchange);
@@ -109,20 +110,29 @@ impl Pool {
         ticket
     }
 
-    /// Ends the exchange if its time is up; returns when to look again.
-    pub fn expire(&self, ticket: &Ticket, now: Instant) -> Instant {
+    /// The last part of the ticket's request was read: its time runs from now on.
+    pub fn request_is_whole(&self, ticket: &Ticket) {
+        ticket.set_deadline(Instant::now() + self.settings.request_timeout);
+    }
+
+    /// Ends the exchange if its time is up; returns when to look again, if ever.
+    pub fn expire(&self, ticket: &Ticket, now: Instant) -> Option<Instant> {
+        if ticket.is_ended() {
+            return None;
+        }
         let deadline = ticket.deadline();
-        if now >= deadline {
+        if deadline.is_some_and(|at| at <= now) {
             self.end(ticket, Refusal::Timeout);
-            return deadline;
+            return None;
         }
         // An exchange that a connection has may come back to wait: it is looked at all the same.
         let patience = ticket.admitted() + self.settings.acquire_timeout;
         if now < patience {
-            return patience.min(deadline);
+            return deadline.map_or(Some(patience), |at| Some(at.min(patience)));
         }
         if ticket.waiting().is_some() {
             self.end(ticket, Refusal::AcquireTimeout);
+            return None;
         }
         deadline
     }

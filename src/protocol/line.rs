@@ -13,7 +13,7 @@ use super::{
     Reply, Request, SettingsError, Tag, TagSpace, Upstream,
 };
 use crate::frame::DelimiterScan;
-use crate::wire::{Charge, Output};
+use crate::wire::Output;
 
 /// The longest delimiter in bytes.
 pub const MAX_DELIMITER: usize = 16;
@@ -91,11 +91,11 @@ impl Protocol for Line {
         self.0.max_message
     }
 
-    fn downstream(&self) -> Box<dyn Downstream> {
+    fn downstream(&self, _: usize) -> Box<dyn Downstream> {
         Box::new(Codec { spec: self.0.clone(), scan: DelimiterScan::default() })
     }
 
-    fn upstream(&self) -> Box<dyn Upstream> {
+    fn upstream(&self, _: usize) -> Box<dyn Upstream> {
         Box::new(Codec { spec: self.0.clone(), scan: DelimiterScan::default() })
     }
 }
@@ -124,10 +124,7 @@ impl Codec {
 impl Downstream for Codec {
     fn decode(&mut self, input: &mut BytesMut) -> Result<Received, BadRequest> {
         match self.take(input) {
-            Ok(Some(bytes)) => {
-                let request = Request { bytes, oneway: false, charge: Charge::none() };
-                Ok(Received::Request { id: Id::None, request })
-            }
+            Ok(Some(bytes)) => Ok(Received::Request { id: Id::None, request: Request::new(bytes, false) }),
             Ok(None) => Ok(Received::More(Need::Unknown)),
             Err(reason) => Err(BadRequest { id: Id::None, reason }),
         }
@@ -151,7 +148,7 @@ impl Upstream for Codec {
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed> {
         Ok(match self.take(input)? {
-            Some(bytes) => Answered::Reply { tag: None, reply: Reply { bytes, charge: Charge::none() } },
+            Some(bytes) => Answered::Reply { tag: None, reply: Reply::new(bytes) },
             None => Answered::More(Need::Unknown),
         })
     }
@@ -215,7 +212,7 @@ mod tests {
 
     fn refusal(settings: &Settings, reason: &str) -> Option<String> {
         let mut out = Output::new();
-        let mut codec = Line::new(settings).unwrap().downstream();
+        let mut codec = Line::new(settings).unwrap().downstream(usize::MAX);
         let refused = codec.refuse(&Id::None, &Refusal::Down(reason.into()), &mut out);
         refused.then(|| {
             let mut bytes = Vec::new();
@@ -272,7 +269,7 @@ mod tests {
     fn the_limit_counts_the_delimiter() {
         let decode = |max, bytes: &[u8]| {
             let mut input = BytesMut::from(bytes);
-            match Line::new(&line(b"\r\n", None, max)).unwrap().upstream().decode(&mut input) {
+            match Line::new(&line(b"\r\n", None, max)).unwrap().upstream(usize::MAX).decode(&mut input) {
                 Ok(Answered::Reply { reply, .. }) => Ok(reply.bytes.len()),
                 Ok(_) => Ok(0),
                 Err(reason) => Err(reason),

@@ -11,7 +11,7 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::wire::{Charge, Output};
+use crate::wire::{Charge, Output, Parts};
 
 /// The default of `max_message`, in bytes.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -77,26 +77,44 @@ pub enum Id {
     Bits(u64),
 }
 
-/// One whole request, meaningful on any connection.
+/// One request, meaningful on any connection.
 #[derive(Debug)]
 pub struct Request {
-    /// The message as the client sent it. An id inside is a placeholder that [`Upstream::encode`]
-    /// overwrites.
+    /// The message as the client sent it, or the head of one that travels in parts. An id inside is a
+    /// placeholder that [`Upstream::encode`] overwrites.
     pub bytes: Bytes,
     /// No reply will come; the request is complete once the kernel has its last byte.
     pub oneway: bool,
-    /// What `bytes` takes from the memory budget; set by the session.
+    /// What the message takes from the memory budget; set by the session.
     pub charge: Charge,
+    /// What follows `bytes`, if that is a head; set by the session.
+    pub rest: Option<Parts>,
 }
 
-/// One whole reply.
+impl Request {
+    /// The request in `bytes`, or its head.
+    pub fn new(bytes: Bytes, oneway: bool) -> Self {
+        Self { bytes, oneway, charge: Charge::none(), rest: None }
+    }
+}
+
+/// One reply.
 #[derive(Debug)]
 pub struct Reply {
-    /// The message as the server sent it. An id inside is a placeholder that
-    /// [`Downstream::encode`] overwrites.
+    /// The message as the server sent it, or the head of one that travels in parts. An id inside is a
+    /// placeholder that [`Downstream::encode`] overwrites.
     pub bytes: Bytes,
-    /// What `bytes` takes from the memory budget; set by the connection.
+    /// What the message takes from the memory budget; set by the connection.
     pub charge: Charge,
+    /// What follows `bytes`, if that is a head; set by the connection.
+    pub rest: Option<Parts>,
+}
+
+impl Reply {
+    /// The reply in `bytes`, or its head.
+    pub fn new(bytes: Bytes) -> Self {
+        Self { bytes, charge: Charge::none(), rest: None }
+    }
 }
 
 /// What the front of a client's bytes turned out to be.
@@ -106,8 +124,22 @@ pub enum Received {
     Request {
         /// What the client calls it.
         id: Id,
-        /// The request itself, its `charge` empty.
+        /// The request itself.
         request: Request,
+    },
+    /// The head of a request that travels in parts, removed from the input. Its parts follow.
+    Head {
+        /// What the client calls it.
+        id: Id,
+        /// The head.
+        request: Request,
+    },
+    /// The next bytes of the request whose head came before, removed from the input.
+    Part {
+        /// As they are; at least one.
+        bytes: Bytes,
+        /// The request ends with them.
+        last: bool,
     },
     /// A message answered in place (a heartbeat), removed from the input; these bytes go back.
     Control(Option<Bytes>),
@@ -124,8 +156,22 @@ pub enum Answered {
     Reply {
         /// The tag that the server echoed.
         tag: Option<Tag>,
-        /// The reply itself, its `charge` empty.
+        /// The reply itself.
         reply: Reply,
+    },
+    /// The head of a reply that travels in parts, removed from the input. Its parts follow.
+    Head {
+        /// The tag that the server echoed.
+        tag: Option<Tag>,
+        /// The head.
+        reply: Reply,
+    },
+    /// The next bytes of the reply whose head came before, removed from the input.
+    Part {
+        /// As they are; at least one.
+        bytes: Bytes,
+        /// The reply ends with them.
+        last: bool,
     },
     /// A message answered in place (a heartbeat), removed from the input; these bytes go back.
     Control(Option<Bytes>),
@@ -143,9 +189,24 @@ pub enum Need {
     /// The message, counted from the front of the input, is this many bytes long. Never more than
     /// the protocol's `max_message`.
     Total(usize),
+    /// The message travels in parts.
+    Head {
+        /// Its head, counted from the front of the input, is this many bytes long.
+        head: usize,
+        /// So many bytes follow it.
+        rest: usize,
+    },
 }
 
 impl Need {
+    /// What of a message in parts may have to be held besides its head, at most `window` bytes.
+    pub fn window(self, window: usize) -> usize {
+        match self {
+            Self::Head { rest, .. } => rest.min(window),
+            Self::Unknown | Self::Total(_) => 0,
+        }
+    }
+
     /// The size a buffer must grow to that holds `filled` bytes and may hold `limit`; `None` if it is large
     /// enough for the next read.
     ///
@@ -153,7 +214,7 @@ impl Need {
     /// [`Malformed::TooLarge`] if `max` bytes are there and still no end.
     pub fn beyond(self, filled: usize, limit: usize, max: usize) -> Result<Option<usize>, Malformed> {
         match self {
-            Self::Total(total) if total > limit => Ok(Some(total)),
+            Self::Total(size) | Self::Head { head: size, .. } if size > limit => Ok(Some(size)),
             Self::Unknown if filled >= max => Err(Malformed::TooLarge(filled as u64)),
             Self::Unknown if filled >= limit => Ok(Some(filled.saturating_mul(2).min(max))),
             _ => Ok(None),
@@ -197,6 +258,9 @@ pub enum Refusal {
     /// No connection is open, and the last attempt to open one failed like this.
     #[error("upstream is down: {0}")]
     Down(String),
+    /// The client does not take its replies, and others wait behind them.
+    #[error("client does not take its replies")]
+    NotTaken,
     /// The connection went away after the request was given to it.
     #[error("upstream connection was lost")]
     Lost,
@@ -222,6 +286,7 @@ impl Refusal {
             Self::AcquireTimeout => "acquire_timeout",
             Self::Timeout => "timeout",
             Self::Down(_) => "down",
+            Self::NotTaken => "not_taken",
             Self::Lost => "lost",
             Self::Desync => "desync",
             Self::TooLarge => "too_large",
@@ -245,11 +310,17 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// The longest message in bytes, in either direction.
     fn max_message(&self) -> usize;
 
-    /// A codec for one client.
-    fn downstream(&self) -> Box<dyn Downstream>;
+    /// Whether messages can travel in parts. If not, each is stored whole.
+    fn has_parts(&self) -> bool {
+        false
+    }
 
-    /// A codec for one server connection.
-    fn upstream(&self) -> Box<dyn Upstream>;
+    /// A codec for one client. Requests of more than `max_buffered` bytes travel in parts if they can, the
+    /// first so many bytes being the head.
+    fn downstream(&self, max_buffered: usize) -> Box<dyn Downstream>;
+
+    /// A codec for one server connection. The same holds for replies.
+    fn upstream(&self, max_buffered: usize) -> Box<dyn Upstream>;
 }
 
 /// The half that speaks to one client.
@@ -260,7 +331,8 @@ pub trait Downstream: fmt::Debug + Send {
     /// two calls `input` only grows at its end.
     fn decode(&mut self, input: &mut BytesMut) -> Result<Received, BadRequest>;
 
-    /// Writes `reply` as the answer to the request the client calls `id`.
+    /// Writes `reply`, or its head, as the answer to the request the client calls `id`. Parts follow as they
+    /// are.
     fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output);
 
     /// Writes a refusal in the protocol's own words. False if it has none: the client is then told by
@@ -270,7 +342,7 @@ pub trait Downstream: fmt::Debug + Send {
 
 /// The half that speaks to one server connection.
 pub trait Upstream: fmt::Debug + Send {
-    /// Writes `request` under the number `tag`.
+    /// Writes `request`, or its head, under the number `tag`. Parts follow as they are.
     fn encode(&mut self, request: &Request, tag: Tag, out: &mut Output);
 
     /// Takes one message off the front of `input`. The rules of [`Downstream::decode`] hold.

@@ -6,8 +6,9 @@
 
 mod roster;
 mod seat;
+mod waiting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::protocol::Refusal;
 pub use roster::Verdict;
 use roster::{Endpoint, Roster, Standing};
 pub use seat::{Connecting, Seat};
+use waiting::Waiting;
 
 /// The bounds of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Settings {
     pub room: usize,
     /// In flight on every connection when it is time for another one.
     pub grow_at: usize,
+    /// Connections that are sending a request in parts at a time; at least 1.
+    pub max_uploads: usize,
     /// Connections that an idle one may not leave behind fewer than.
     pub min_connections: usize,
 }
@@ -48,19 +52,12 @@ pub struct Queue {
 #[derive(Debug)]
 struct Inner {
     roster: Roster,
-    /// By turn.
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: Waiting,
     next_turn: u64,
     /// Why the last attempt to connect failed, if nothing is open.
     down: Option<String>,
     /// Something was pushed since the keeper last looked.
     touched: bool,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    since: Instant,
-    exchange: Exchange,
 }
 
 /// What the keeper needs to know to decide on the next connection.
@@ -131,8 +128,8 @@ impl Queue {
     /// An empty queue without connections.
     pub fn new(settings: Settings) -> Arc<Self> {
         let inner = Inner {
-            roster: Roster::new(settings.endpoints, settings.room, settings.grow_at),
-            waiting: BTreeMap::new(),
+            roster: Roster::new(&settings),
+            waiting: Waiting::default(),
             next_turn: 0,
             down: None,
             touched: false,
@@ -167,7 +164,13 @@ impl Queue {
     /// Takes an ended exchange out, if it still waits.
     pub fn withdraw(&self, ticket: &Ticket) {
         if let Some(turn) = ticket.waiting() {
-            let withdrawn = self.inner().waiting.remove(&turn);
+            let withdrawn = {
+                let mut inner = self.inner();
+                let withdrawn = inner.waiting.remove(turn);
+                // A connection may have been kept free for it.
+                inner.dispatch();
+                withdrawn
+            };
             drop(withdrawn);
         }
     }
@@ -187,10 +190,10 @@ impl Queue {
                 return;
             }
             inner.down = Some(error.into());
-            std::mem::take(&mut inner.waiting)
+            inner.waiting.drain()
         };
-        for (_, waiting) in waiting {
-            let _ = waiting.exchange.slot.refuse(Refusal::Down(error.into()));
+        for exchange in waiting {
+            let _ = exchange.slot.refuse(Refusal::Down(error.into()));
         }
     }
 
@@ -199,7 +202,9 @@ impl Queue {
         let mut inner = self.inner();
         let roster = &inner.roster;
         Demand {
-            wanting: inner.waiting.len() + roster.overload(),
+            wanting: inner.waiting.count(false)
+                + inner.waiting.count(true).min(roster.uploads_left())
+                + roster.overload(),
             endpoints: roster.endpoints.iter().map(EndpointDemand::of).collect(),
             open: roster.open(),
             connecting: roster.connecting(),
@@ -219,7 +224,7 @@ impl Queue {
         let inner = self.inner();
         let mut figures = Figures {
             waiting: inner.waiting.len(),
-            oldest_wait: inner.waiting.values().next().map_or(Duration::ZERO, |w| now - w.since),
+            oldest_wait: inner.waiting.oldest_wait(now),
             connecting: inner.roster.connecting(),
             ..Figures::default()
         };
@@ -245,13 +250,14 @@ impl Queue {
 }
 
 impl Inner {
-    /// Gives, queues or refuses. What waits longer comes first: nothing overtakes the queue.
+    /// Gives, queues or refuses. What waits longer comes first: nothing overtakes the queue, but for what
+    /// waits only because it is in parts.
     fn place(&mut self, mut exchange: Exchange, max_waiting: usize) -> Option<(Exchange, Refusal)> {
         exchange.turn = self.next_turn;
         self.next_turn += 1;
-        if self.waiting.is_empty()
-            && let Some(key) = self.roster.choose()
-        {
+        let in_parts = exchange.is_in_parts();
+        let is_next = if in_parts { self.waiting.is_empty() } else { self.waiting.count(false) == 0 };
+        if is_next && let Some(key) = self.roster.choose(in_parts) {
             self.roster.give(key, exchange);
             return None;
         }
@@ -261,7 +267,7 @@ impl Inner {
         if self.waiting.len() >= max_waiting {
             return Some((exchange, Refusal::QueueFull));
         }
-        self.wait(exchange);
+        self.waiting.insert(exchange);
         self.dispatch();
         None
     }
@@ -270,27 +276,33 @@ impl Inner {
     /// meanwhile has nobody to withdraw it any more.
     fn put_back(&mut self, exchanges: VecDeque<Exchange>) {
         for exchange in exchanges.into_iter().filter(|e| !e.slot.is_ended()) {
-            self.wait(exchange);
+            self.waiting.insert(exchange);
         }
         self.dispatch();
     }
 
-    fn wait(&mut self, exchange: Exchange) {
-        exchange.slot.set_waiting(Some(exchange.turn));
-        self.waiting.insert(exchange.turn, Waiting { since: Instant::now(), exchange });
-    }
-
     /// Gives what waits to connections with room; if some still waits, stuck connections give way.
     fn dispatch(&mut self) {
-        while !self.waiting.is_empty() {
-            let Some(key) = self.roster.choose() else { break };
-            let Some((_, Waiting { exchange, .. })) = self.waiting.pop_first() else { break };
-            exchange.slot.set_waiting(None);
+        self.roster.reserve(self.waiting.count(true) > 0);
+        while let Some((key, exchange)) = self.next_pair() {
             self.roster.give(key, exchange);
+            self.roster.reserve(self.waiting.count(true) > 0);
         }
         if !self.waiting.is_empty() {
             self.roster.evict_stuck(self.waiting.len());
         }
+    }
+
+    /// The next exchange and the connection for it. Those in parts and the others do not wait for each other.
+    fn next_pair(&mut self) -> Option<(usize, Exchange)> {
+        let first = self.waiting.first_is_in_parts();
+        [first, !first].into_iter().find_map(|in_parts| {
+            if self.waiting.count(in_parts) == 0 {
+                return None;
+            }
+            let key = self.roster.choose(in_parts)?;
+            Some((key, self.waiting.pop(in_parts)?))
+        })
     }
 }
 

@@ -1,13 +1,15 @@
 //! The connections of a pool as the queue sees them, and the rule that picks one.
 //!
 //! The endpoint with the fewest in flight (ties rotate); within it the most recently used connection below
-//! `grow_at`, then the least loaded. Plain data: the queue's lock is around it.
+//! `grow_at`, then the least loaded. A request in parts needs one with nothing in flight, which then takes
+//! nothing else until the request is whole. Plain data: the queue's lock is around it.
 
 use std::collections::VecDeque;
 use std::task::Waker;
 
 use slab::Slab;
 
+use super::Settings;
 use crate::exchange::Exchange;
 
 /// Failures in a row after which an endpoint gets one exchange at a time, as long as others are better.
@@ -35,6 +37,8 @@ pub(super) struct Member {
     pub(super) waker: Option<Waker>,
     pub(super) standing: Standing,
     pub(super) hold: Hold,
+    /// It was given a request in parts, of which it does not have the last one yet.
+    uploading: bool,
     used: u64,
 }
 
@@ -86,18 +90,24 @@ pub(super) struct Roster {
     pub(super) endpoints: Vec<Endpoint>,
     room: usize,
     grow_at: usize,
+    /// Connections that may still take a request in parts.
+    uploads_left: usize,
+    /// A busy connection that takes nothing more, so that it becomes free for a request in parts.
+    reserved: Option<usize>,
     /// The endpoint that wins the next tie.
     turn: usize,
     clock: u64,
 }
 
 impl Roster {
-    pub(super) fn new(endpoints: usize, room: usize, grow_at: usize) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
             members: Slab::new(),
-            endpoints: vec![Endpoint::default(); endpoints],
-            room,
-            grow_at,
+            endpoints: vec![Endpoint::default(); settings.endpoints],
+            room: settings.room,
+            grow_at: settings.grow_at,
+            uploads_left: settings.max_uploads,
+            reserved: None,
             turn: 0,
             clock: 0,
         }
@@ -114,6 +124,7 @@ impl Roster {
             waker: None,
             standing: Standing::Open,
             hold: Hold::Useful,
+            uploading: false,
             used: self.clock,
         })
     }
@@ -131,14 +142,38 @@ impl Roster {
 
     /// What a connection was given and has not taken.
     pub(super) fn take_back(&mut self, key: usize) -> VecDeque<Exchange> {
+        self.reserved = self.reserved.filter(|reserved| *reserved != key);
         let member = &mut self.members[key];
         member.in_flight -= member.inbox.len();
         self.endpoints[member.endpoint].in_flight -= member.inbox.len();
-        std::mem::take(&mut member.inbox)
+        let inbox = std::mem::take(&mut member.inbox);
+        if inbox.iter().any(Exchange::is_in_parts) {
+            self.uploaded(key);
+        }
+        inbox
+    }
+
+    /// A connection has the last part of a request, or will never take it.
+    pub(super) fn uploaded(&mut self, key: usize) {
+        if std::mem::take(&mut self.members[key].uploading) {
+            self.uploads_left += 1;
+        }
+    }
+
+    /// Connections that may still take a request in parts.
+    pub(super) fn uploads_left(&self) -> usize {
+        self.uploads_left
+    }
+
+    /// What is in flight on each connection that is sending a request in parts.
+    #[cfg(test)]
+    pub(super) fn uploads(&self) -> Vec<usize> {
+        self.members.iter().filter(|(_, m)| m.uploading).map(|(_, m)| m.in_flight).collect()
     }
 
     pub(super) fn leave(&mut self, key: usize) -> VecDeque<Exchange> {
         let inbox = self.retire(key);
+        self.uploaded(key);
         let member = self.members.remove(key);
         let endpoint = &mut self.endpoints[member.endpoint];
         endpoint.in_flight -= member.in_flight;
@@ -151,6 +186,11 @@ impl Roster {
         let member = &mut self.members[key];
         member.used = self.clock;
         member.in_flight += 1;
+        if exchange.is_in_parts() {
+            member.uploading = true;
+            self.uploads_left -= 1;
+            self.reserved = None;
+        }
         self.endpoints[member.endpoint].in_flight += 1;
         self.turn = (member.endpoint + 1) % self.endpoints.len();
         member.inbox.push_back(exchange);
@@ -169,13 +209,28 @@ impl Roster {
         };
     }
 
-    /// Who gets the next exchange.
-    pub(super) fn choose(&self) -> Option<usize> {
+    /// Who gets the next exchange, or the next one in parts.
+    pub(super) fn choose(&self, in_parts: bool) -> Option<usize> {
+        if in_parts && self.uploads_left == 0 {
+            return None;
+        }
         let probation = self.probation();
-        let candidates = self.members.iter().filter(|(_, m)| {
-            m.takes(self.room) && !(probation[m.endpoint] && self.endpoints[m.endpoint].in_flight > 0)
+        let candidates = self.members.iter().filter(|(key, m)| {
+            let fits = if in_parts { m.takes(1) } else { m.takes(self.room) && self.reserved != Some(*key) };
+            fits && !(probation[m.endpoint] && self.endpoints[m.endpoint].in_flight > 0)
         });
         candidates.min_by_key(|(_, m)| self.preference(m)).map(|(key, _)| key)
+    }
+
+    /// Keeps the least busy connection from taking more while a request in parts waits: among many small
+    /// ones its turn would never come.
+    pub(super) fn reserve(&mut self, wanted: bool) {
+        if !wanted || self.uploads_left == 0 {
+            self.reserved = None;
+        } else if self.reserved.is_none() {
+            let busy = self.members.iter().filter(|(_, m)| m.takes(usize::MAX));
+            self.reserved = busy.min_by_key(|(_, m)| m.in_flight).map(|(key, _)| key);
+        }
     }
 
     /// Smaller is better.
@@ -235,7 +290,7 @@ impl Roster {
 
 impl Member {
     fn takes(&self, room: usize) -> bool {
-        self.in_flight < room && self.standing == Standing::Open
+        self.in_flight < room && self.standing == Standing::Open && !self.uploading
     }
 
     pub(super) fn wake(&mut self) {
@@ -266,22 +321,27 @@ mod tests {
     use super::*;
     use crate::{events, exchange};
 
+    fn roster(endpoints: usize, room: usize, grow_at: usize) -> Roster {
+        let (max_waiting, max_uploads, min_connections) = (8, 1, 0);
+        Roster::new(&Settings { endpoints, max_waiting, room, grow_at, max_uploads, min_connections })
+    }
+
     fn exchange() -> Exchange {
         let now = Instant::now();
         let request = exchange::tests::request(b"q");
         let events = Arc::new(events::Upstream::new("u"));
-        exchange::open(request, false, now, now + Duration::from_secs(1), &events).0
+        exchange::open(request, false, now, Some(now + Duration::from_secs(1)), &events).0
     }
 
     fn give(roster: &mut Roster) -> Option<usize> {
-        let key = roster.choose()?;
+        let key = roster.choose(false)?;
         roster.give(key, exchange());
         Some(key)
     }
 
     #[tokio::test]
     async fn the_most_recently_used_connection_comes_first() {
-        let mut r = Roster::new(1, 1, 1);
+        let mut r = roster(1, 1, 1);
         let (a, b) = (r.join(0), r.join(0));
         assert_eq!(give(&mut r), Some(b), "the newest");
         assert_eq!(give(&mut r), Some(a));
@@ -295,7 +355,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_connection_fills_to_grow_at_and_then_the_least_loaded_wins() {
-        let mut r = Roster::new(1, 128, 16);
+        let mut r = roster(1, 128, 16);
         let (a, b) = (r.join(0), r.join(0));
         let first: Vec<_> = (0..16).filter_map(|_| give(&mut r)).collect();
         assert_eq!(first, [b; 16]);
@@ -311,7 +371,7 @@ mod tests {
 
     #[tokio::test]
     async fn endpoints_share_evenly_and_ties_rotate() {
-        let mut r = Roster::new(3, 8, 1);
+        let mut r = roster(3, 8, 1);
         for endpoint in 0..3 {
             r.join(endpoint);
         }
@@ -319,7 +379,7 @@ mod tests {
         let order: Vec<_> = keys.into_iter().map(|k| r.members[k].endpoint).collect();
         assert_eq!(order, [0, 1, 2, 0, 1, 2]);
         // One that keeps nothing in flight still does not get everything.
-        let mut r = Roster::new(2, 1, 1);
+        let mut r = roster(2, 1, 1);
         r.join(0);
         r.join(1);
         let mut counts = [0; 2];
@@ -333,7 +393,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_endpoint_that_only_fails_gets_one_at_a_time() {
-        let mut r = Roster::new(2, 8, 8);
+        let mut r = roster(2, 8, 8);
         let (bad, good) = (r.join(0), r.join(1));
         for _ in 0..PROBATION_AFTER {
             r.give(bad, exchange());
@@ -349,7 +409,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_endpoint_is_never_throttled() {
-        let mut r = Roster::new(1, 8, 8);
+        let mut r = roster(1, 8, 8);
         let only = r.join(0);
         for _ in 0..9 {
             r.give(only, exchange());
@@ -360,14 +420,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_retires_hands_back_what_it_has_not_taken() {
-        let mut r = Roster::new(1, 4, 4);
+        let mut r = roster(1, 4, 4);
         let a = r.join(0);
         give(&mut r);
         give(&mut r);
         let taken = r.members[a].inbox.pop_front();
         assert_eq!(r.retire(a).len(), 1);
         assert_eq!((r.members[a].in_flight, r.endpoints[0].in_flight, r.open()), (1, 1, 0));
-        assert_eq!(r.choose(), None);
+        assert_eq!(r.choose(false), None);
         drop(taken);
         assert!(r.leave(a).is_empty());
         assert_eq!(r.endpoints[0].in_flight, 0);

@@ -81,6 +81,13 @@ impl Seat {
         inner.dispatch();
     }
 
+    /// The last part of a request is on its way, or will never be: the room beside it is free again.
+    pub fn uploaded(&self) {
+        let mut inner = self.queue.inner();
+        inner.roster.uploaded(self.key);
+        inner.dispatch();
+    }
+
     /// Takes nothing until told otherwise; what it was given and has not begun goes back.
     pub fn rest(&self, resting: bool) {
         let mut inner = self.queue.inner();

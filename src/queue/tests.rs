@@ -7,11 +7,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::protocol::Request;
-use crate::wire::Charge;
+use crate::wire::{Charge, parts};
 use crate::{events, exchange};
 
 fn settings(room: usize, max_waiting: usize) -> Settings {
-    Settings { endpoints: 2, max_waiting, room, grow_at: 1, min_connections: 1 }
+    Settings { endpoints: 2, max_waiting, room, grow_at: 1, max_uploads: 1, min_connections: 1 }
 }
 
 /// A queue and everything around it, under a name for each exchange.
@@ -25,17 +25,26 @@ struct Rig {
 
 impl Rig {
     fn new(room: usize, max_waiting: usize) -> Self {
-        let queue = Queue::new(settings(room, max_waiting));
+        Self::of(settings(room, max_waiting))
+    }
+
+    fn of(settings: Settings) -> Self {
+        let queue = Queue::new(settings);
         let events = Arc::new(events::Upstream::new("u"));
         Self { queue, events, tickets: BTreeMap::new(), seats: Vec::new(), next: 0 }
     }
 
     fn push(&mut self) -> u64 {
+        self.push_as(false)
+    }
+
+    fn push_as(&mut self, in_parts: bool) -> u64 {
         let now = Instant::now();
         let bytes = Bytes::copy_from_slice(&self.next.to_be_bytes());
-        let request = Request { bytes, oneway: false, charge: Charge::none() };
+        let mut request = Request::new(bytes, false);
+        request.rest = in_parts.then(|| parts::pipe(parts::CAPACITY, Charge::none()).1);
         let (exchange, ticket) =
-            exchange::open(request, false, now, now + Duration::from_secs(9), &self.events);
+            exchange::open(request, false, now, Some(now + Duration::from_secs(9)), &self.events);
         self.queue.push(exchange);
         self.tickets.insert(self.next, ticket);
         self.next += 1;
@@ -175,9 +184,54 @@ async fn demand_counts_what_more_connections_would_carry() {
     assert_eq!(rig.queue.demand().connecting, 0);
 }
 
+#[tokio::test]
+async fn a_request_in_parts_has_its_connection_to_itself() {
+    let mut rig = Rig::new(4, 9);
+    rig.join(0);
+    let small = rig.push();
+    let large = rig.push_as(true);
+    let next = rig.push();
+    assert_eq!([rig.take(0), rig.take(0)], [Some(small), None], "kept free for the one in parts");
+    rig.finish(0);
+    assert_eq!([rig.take(0), rig.take(0)], [Some(large), None]);
+    rig.seats[0].0.uploaded();
+    assert_eq!(rig.take(0), Some(next), "the reply is awaited beside others");
+}
+
+#[tokio::test]
+async fn requests_in_parts_leave_connections_to_the_others() {
+    let mut rig = Rig::new(1, 9);
+    rig.join(0);
+    rig.join(1);
+    let large = [rig.push_as(true), rig.push_as(true)];
+    let small = rig.push();
+    let taken = [rig.take(0), rig.take(1)];
+    assert!(taken.contains(&Some(large[0])) && taken.contains(&Some(small)), "{taken:?}");
+    assert_eq!(rig.queue.demand().wanting, 0, "another connection would not help");
+    let uploading = usize::from(taken[1] == Some(large[0]));
+    rig.seats[uploading].0.uploaded();
+    rig.finish(1 - uploading);
+    assert_eq!(rig.take(1 - uploading), Some(large[1]));
+}
+
+#[tokio::test]
+async fn who_waited_in_vain_for_a_connection_of_its_own_keeps_none_free() {
+    let mut rig = Rig::new(4, 9);
+    rig.join(0);
+    rig.push();
+    let large = rig.push_as(true);
+    let small = rig.push();
+    rig.tickets[&large].abandon().unwrap();
+    rig.queue.withdraw(&rig.tickets[&large]);
+    rig.take(0);
+    assert_eq!(rig.take(0), Some(small));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push,
+    PushInParts,
+    Uploaded(usize),
     Join(usize),
     Take(usize),
     Finish(usize),
@@ -190,6 +244,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => Just(Step::Push),
+        3 => Just(Step::PushInParts),
+        3 => (0usize..6).prop_map(Step::Uploaded),
         2 => (0usize..2).prop_map(Step::Join),
         6 => (0usize..6).prop_map(Step::Take),
         6 => (0usize..6).prop_map(Step::Finish),
@@ -208,16 +264,19 @@ proptest! {
         steps in prop::collection::vec(step(), 1..200),
         room in 1usize..4,
         max_waiting in 0usize..8,
+        max_uploads in 1usize..3,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _guard = runtime.enter();
-        let mut rig = Rig::new(room, max_waiting);
+        let mut rig = Rig::of(Settings { max_uploads, ..settings(room, max_waiting) });
         let mut begun = std::collections::BTreeSet::new();
         let mut resting = Vec::new();
         for step in steps {
             let there = |seat: usize| seat < rig.seats.len();
             match step {
                 Step::Push => { rig.push(); }
+                Step::PushInParts => { rig.push_as(true); }
+                Step::Uploaded(seat) if there(seat) => { rig.seats[seat].0.uploaded(); }
                 Step::Join(endpoint) if rig.seats.len() < 6 => { rig.join(endpoint); resting.push(false); }
                 Step::Take(seat) if there(seat) => {
                     if let Some(name) = rig.take(seat) {
@@ -243,10 +302,15 @@ proptest! {
             for (endpoint, expected) in in_flight.into_iter().enumerate() {
                 prop_assert_eq!(inner.roster.endpoints[endpoint].in_flight, expected);
             }
-            let order: Vec<u64> = inner.waiting.values().map(|w| name(&w.exchange)).collect();
-            prop_assert!(order.windows(2).all(|w| w[0] < w[1]), "out of order: {order:?}");
-            prop_assert!(inner.waiting.is_empty() || inner.roster.choose().is_none(), "waits beside room");
-            prop_assert!(inner.waiting.values().all(|w| !w.exchange.slot.is_ended()));
+            for in_parts in [false, true] {
+                let order: Vec<u64> = inner.waiting.exchanges(in_parts).map(name).collect();
+                prop_assert!(order.windows(2).all(|w| w[0] < w[1]), "out of order: {order:?}");
+                prop_assert!(order.is_empty() || inner.roster.choose(in_parts).is_none(), "waits beside room");
+                prop_assert!(inner.waiting.exchanges(in_parts).all(|e| !e.slot.is_ended()));
+            }
+            let uploads = inner.roster.uploads();
+            prop_assert!(uploads.iter().all(|in_flight| *in_flight <= 1), "beside a request in parts: {uploads:?}");
+            prop_assert_eq!(uploads.len() + inner.roster.uploads_left(), max_uploads);
             drop(inner);
         }
         rig.seats.clear();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::parts::Download;
 use super::{End, Session};
 use crate::events::ClientTimeout;
 use crate::lifecycle::Phase;
@@ -12,19 +13,25 @@ use crate::lifecycle::Phase;
 /// At a drain, how long a client that has just connected may take to send its first byte.
 const DRAIN_FIRST_BYTE: Duration = Duration::from_secs(1);
 
+/// How long more than `max_reply_buffered` may wait for a client that takes nothing.
+const BACKLOG: Duration = Duration::from_secs(1);
+
 impl Session {
     pub(super) fn keep_time(&mut self, now: Instant) -> Result<(), End> {
         if self.front.phase() == Phase::Stopped {
             return Err(End::Gone);
         }
         if self.expiry.is_none_or(|at| at <= now) {
-            let pool = &self.shared.pool;
-            self.expiry = self.outstanding.iter().map(|(_, ticket)| pool.expire(ticket, now)).min();
+            self.expire(now)?;
         }
+        self.look_at_backlog(now)?;
         if self.write_deadline().is_some_and(|at| at <= now) {
             return Err(self.timed_out(ClientTimeout::Write, End::Slow));
         }
         if self.read_deadline().is_some_and(|at| at <= now) {
+            if self.upload.is_some() {
+                return Err(self.timed_out(ClientTimeout::Progress, End::Slow));
+            }
             let between = self.is_between_requests();
             return Err(match between {
                 true if self.front.phase() == Phase::Running => {
@@ -42,6 +49,40 @@ impl Session {
         end
     }
 
+    fn expire(&mut self, now: Instant) -> Result<(), End> {
+        let pool = &self.shared.pool;
+        let expiries = self.outstanding.iter().filter_map(|(_, ticket)| pool.expire(ticket, now));
+        self.expiry = expiries.min();
+        if let Some(Download { ticket, .. }) = &self.download
+            && !ticket.is_ended()
+        {
+            let Some(expiry) = pool.expire(ticket, now) else { return Err(End::Cut) };
+            self.expiry = self.expiry.min(Some(expiry)).or(Some(expiry));
+        }
+        Ok(())
+    }
+
+    /// On a shared connection a client that takes nothing must not keep more than its share of memory.
+    fn look_at_backlog(&mut self, now: Instant) -> Result<(), End> {
+        let (Some(limit), Some((since, _))) = (self.shared.settings.max_reply_buffered, self.writing_since)
+        else {
+            self.next_look = None;
+            return Ok(());
+        };
+        let look_at = *self.next_look.get_or_insert(since + BACKLOG);
+        if look_at > now {
+            return Ok(());
+        }
+        self.next_look = Some(now.max(since) + BACKLOG);
+        let held = self.output.len()
+            + self.download.as_ref().map_or(0, Download::held)
+            + self.outstanding.iter().map(|(_, ticket)| ticket.held()).sum::<usize>();
+        if since + BACKLOG <= now && held > limit {
+            return Err(self.timed_out(ClientTimeout::NotTaken, End::Slow));
+        }
+        Ok(())
+    }
+
     pub(super) fn write_deadline(&self) -> Option<Instant> {
         self.writing_since.map(|(since, _)| since + self.shared.settings.client_write)
     }
@@ -49,10 +90,13 @@ impl Session {
     /// While nothing is outstanding the client owes us something: its first byte, the rest of a request, or,
     /// between requests, a sign of life.
     pub(super) fn read_deadline(&self) -> Option<Instant> {
+        if let Some(upload) = &self.upload {
+            return self.wants_input().then(|| upload.since + self.shared.settings.client_progress);
+        }
         let draining = self.front.phase() != Phase::Running;
         // Memory is waited for as long as it takes, but not at the expense of others, and not in a drain.
         let waits = self.input.is_waiting() && !self.input.is_charged() && !draining;
-        if !self.outstanding.is_empty() || !self.output.is_empty() || waits {
+        if !self.outstanding.is_empty() || !self.output.is_empty() || self.download.is_some() || waits {
             return None;
         }
         let settings = &self.shared.settings;
@@ -66,6 +110,6 @@ impl Session {
     }
 
     pub(super) fn is_between_requests(&self) -> bool {
-        (self.requests > 0 || self.unanswered) && self.input.bytes.is_empty()
+        (self.requests > 0 || self.unanswered) && self.upload.is_none() && self.input.bytes.is_empty()
     }
 }

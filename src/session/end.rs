@@ -33,12 +33,18 @@ pub(super) enum End {
     Gone,
     /// The client does not read or write fast enough.
     Slow,
+    /// The rest of its reply will not come.
+    Cut,
 }
 
 impl Session {
     /// The client is gone or cut: its calls are abandoned, but a one-way request that was read whole is sent.
     pub(super) async fn outlive_oneways(&mut self, end: End) -> End {
         let stopped = self.front.phase() == Phase::Stopped;
+        self.cut_upload();
+        if let Some(download) = self.download.take() {
+            self.shared.pool.abandon(&download.ticket);
+        }
         for (_, ticket) in &self.outstanding {
             if stopped || !ticket.is_oneway() {
                 self.shared.pool.abandon(ticket);
@@ -48,7 +54,7 @@ impl Session {
         while !self.outstanding.is_empty() && self.front.phase() != Phase::Stopped {
             let now = Instant::now();
             let pool = &self.shared.pool;
-            let look_again = self.outstanding.iter().map(|(_, ticket)| pool.expire(ticket, now)).min();
+            let look_again = self.outstanding.iter().filter_map(|(_, ticket)| pool.expire(ticket, now)).min();
             let mut alarm = Alarm::default();
             // Cancel-safe: as in `wait`.
             tokio::select! {
@@ -64,7 +70,7 @@ impl Session {
         let style = self.shared.settings.client_close;
         let plain = style == ClientClose::Fin;
         match end {
-            End::Gone => self.wire.reset(),
+            End::Gone | End::Cut => self.wire.reset(),
             // A reply cut short must not look like a shorter reply.
             End::Slow if !self.output.is_empty() => self.wire.reset(),
             End::CutOff => self.wire.linger(LINGER).await,

@@ -7,6 +7,7 @@
 mod clock;
 mod end;
 mod idle;
+mod parts;
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,6 +26,7 @@ use crate::wire::{Budget, CHUNK, Input, Interest, Output, Purpose, Wire};
 use end::End;
 pub use idle::IdleClients;
 use idle::IdlePlace;
+use parts::{Download, Upload};
 
 /// Reads in a row before others get their turn.
 const READS: usize = 16;
@@ -51,14 +53,20 @@ pub struct Settings {
     pub one_shot: bool,
     /// How to close.
     pub client_close: ClientClose,
-    /// For a first byte, and for a whole request.
+    /// For a first byte, and for a whole request or the head of one in parts.
     pub client_read: Duration,
+    /// For a client to go on with a request in parts.
+    pub client_progress: Duration,
     /// Between requests.
     pub client_idle: Duration,
     /// For the client to take its reply.
     pub client_write: Duration,
     /// Requests outstanding at a time; 1 unless the pool multiplexes.
     pub max_per_client: usize,
+    /// Larger requests travel in parts where the protocol can, in bytes.
+    pub max_buffered: usize,
+    /// Reply bytes that may wait for the client although it takes none; `None` where no connection is shared.
+    pub max_reply_buffered: Option<usize>,
 }
 
 /// What all sessions of an upstream share.
@@ -87,6 +95,10 @@ pub struct Session {
     output: Output,
     /// Requests without an answer yet, oldest first.
     outstanding: VecDeque<(Id, Ticket)>,
+    /// The request being read in parts.
+    upload: Option<Upload>,
+    /// The reply being written in parts.
+    download: Option<Download>,
     shared: Arc<Shared>,
     events: Arc<events::Upstream>,
     front: Watch,
@@ -104,6 +116,8 @@ pub struct Session {
     writing_since: Option<(Instant, u64)>,
     /// The next look at the outstanding exchanges.
     expiry: Option<Instant>,
+    /// The next look at what waits for the client.
+    next_look: Option<Instant>,
 }
 
 impl Session {
@@ -112,10 +126,12 @@ impl Session {
         let now = Instant::now();
         Self {
             wire,
-            codec: shared.protocol.downstream(),
+            codec: shared.protocol.downstream(shared.settings.max_buffered),
             input: Input::new(),
             output: Output::new(),
             outstanding: VecDeque::new(),
+            upload: None,
+            download: None,
             events: shared.pool.events().clone(),
             front: shared.front.clone(),
             shared,
@@ -127,6 +143,7 @@ impl Session {
             reading_since: now,
             writing_since: None,
             expiry: None,
+            next_look: None,
         }
     }
 
@@ -151,7 +168,7 @@ impl Session {
         // Answers make room for requests that wait in the buffer, and writing makes room for answers.
         loop {
             let starved = self.decode();
-            self.flush()?;
+            self.write()?;
             if starved || !self.may_decode() {
                 break;
             }
@@ -168,10 +185,13 @@ impl Session {
             let starts = self.input.bytes.is_empty();
             match self.input.read(&mut self.wire) {
                 Ok(0) => self.note_fin(),
-                Ok(_) => {
+                Ok(read) => {
                     self.idle = None;
                     if starts {
                         self.reading_since = Instant::now();
+                    }
+                    if let Some(upload) = &mut self.upload {
+                        upload.note_progress(read);
                     }
                     self.decode();
                 }
@@ -185,7 +205,9 @@ impl Session {
     /// After everything was answered and acknowledged, a FIN is the end. Before that it may as well be a
     /// half-close by a client that still reads.
     fn note_fin(&mut self) {
-        let over = self.outstanding.is_empty() && self.input.bytes.is_empty() && self.output.is_empty();
+        let in_parts = self.upload.is_some() || self.download.is_some();
+        let buffered = !self.input.bytes.is_empty() || !self.output.is_empty();
+        let over = self.outstanding.is_empty() && !in_parts && !buffered;
         let late = over && self.requests > 0 && !self.unanswered && self.wire.is_drained();
         self.fin = Some(if late { End::LateFin } else { End::EarlyFin });
         self.decode();
@@ -194,17 +216,23 @@ impl Session {
     /// Bytes beyond the requests that may be outstanding wait in the buffer, and beyond the buffer with the
     /// client.
     fn wants_input(&self) -> bool {
-        self.fin.is_none()
-            && self.ending.is_none()
-            && self.input.has_room()
-            && self.output.len() < MAX_UNWRITTEN
+        let takes_more = match &self.upload {
+            Some(upload) => upload.has_room(),
+            None => self.output.len() < MAX_UNWRITTEN,
+        };
+        self.fin.is_none() && self.ending.is_none() && self.input.has_room() && takes_more
     }
 
     fn may_decode(&self) -> bool {
-        self.ending.is_none()
-            && !self.input.is_waiting()
-            && self.outstanding.len() < self.shared.settings.max_per_client
-            && self.output.len() < MAX_UNWRITTEN
+        let takes_more = match &self.upload {
+            Some(upload) => upload.has_room(),
+            None => {
+                self.outstanding.len() + usize::from(self.download.is_some())
+                    < self.shared.settings.max_per_client
+                    && self.output.len() < MAX_UNWRITTEN
+            }
+        };
+        self.ending.is_none() && !self.input.is_waiting() && takes_more
     }
 
     /// Takes in what there is, as far as it may. True if only more bytes would lead further.
@@ -212,6 +240,8 @@ impl Session {
         while self.may_decode() && !self.input.bytes.is_empty() {
             match self.codec.decode(&mut self.input.bytes) {
                 Ok(Received::Request { id, request }) => self.admit(id, request),
+                Ok(Received::Head { id, request }) => self.admit_head(id, request),
+                Ok(Received::Part { bytes, last }) => self.pass_on(bytes, last),
                 Ok(Received::Control(answer)) => {
                     self.input.take_charge();
                     self.reading_since = Instant::now();
@@ -230,11 +260,16 @@ impl Session {
             }
         }
         self.input.shrink();
+        if self.fin.is_some() && self.input.bytes.is_empty() {
+            self.cut_upload();
+        }
         self.input.bytes.is_empty()
     }
 
     fn admit(&mut self, id: Id, mut request: Request) {
-        request.charge = self.input.take_charge();
+        if request.rest.is_none() {
+            request.charge = self.input.take_charge();
+        }
         self.unanswered = request.oneway;
         let ticket = self.shared.pool.admit(request, self.requests == 0);
         self.requests += 1;
@@ -247,13 +282,14 @@ impl Session {
         let filled = self.input.bytes.len();
         if self.fin.is_some() {
             self.events.request_truncated(&self.wire.peer(), filled);
-            return self.input.bytes.clear();
+            return self.input.clear();
         }
         match need.beyond(filled, self.input.limit(), self.shared.protocol.max_message()) {
             Ok(None) => {}
             Ok(Some(total)) => {
-                if !self.input.ask(total, &self.shared.budget, Purpose::Request) {
-                    self.events.memory_waited(total);
+                let window = need.window(parts::WINDOW);
+                if !self.input.ask(total, window, &self.shared.budget, Purpose::Request) {
+                    self.events.memory_waited(total + window);
                 }
             }
             Err(reason) => self.refuse_malformed(&BadRequest { id: Id::None, reason }),
@@ -269,18 +305,33 @@ impl Session {
         self.events.malformed(&self.wire.peer(), &bad.reason, &self.input.bytes);
         exchange::refuse_unopened(&refusal, &self.events);
         self.codec.refuse(&bad.id, &refusal, &mut self.output);
-        self.input.bytes.clear();
+        self.input.clear();
         self.ending = Some(End::CutOff);
     }
 
-    fn answer(&mut self, id: &Id, answer: Answer) {
+    fn answer(&mut self, id: &Id, ticket: Ticket, answer: Answer) {
         match answer {
-            Ok(Some(reply)) => self.codec.encode(id, reply, &mut self.output),
+            Ok(Some(mut reply)) => {
+                if let Some(rest) = reply.rest.take() {
+                    self.download = Some(Download::new(rest, ticket));
+                }
+                self.codec.encode(id, reply, &mut self.output);
+            }
             Ok(None) => {}
             Err(refusal) => {
                 if !self.codec.refuse(id, &refusal, &mut self.output) {
                     self.ending = self.ending.or(Some(End::NoWords));
                 }
+            }
+        }
+    }
+
+    fn write(&mut self) -> Result<(), End> {
+        loop {
+            let more = self.take_parts()?;
+            self.flush()?;
+            if !more || !self.output.is_empty() {
+                return Ok(());
             }
         }
     }
@@ -312,15 +363,23 @@ impl Session {
             && self.requests > 0
             && !self.unanswered
             && self.outstanding.is_empty()
+            && self.upload.is_none()
+            && self.download.is_none()
             && self.input.bytes.is_empty()
             && self.ending.or(self.fin).is_none()
     }
 
     fn look_for_end(&mut self) -> Result<(), End> {
-        if !self.outstanding.is_empty() || !self.output.is_empty() {
+        if !self.outstanding.is_empty() || !self.output.is_empty() || self.download.is_some() {
             return Ok(());
         }
-        if let Some(end) = self.ending.or(self.fin) {
+        if let Some(end) = self.ending {
+            return Err(end);
+        }
+        if self.upload.is_some() {
+            return Ok(());
+        }
+        if let Some(end) = self.fin {
             return Err(end);
         }
         if self.is_served() {
@@ -333,7 +392,7 @@ impl Session {
     }
 
     async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), End> {
-        let times = [self.expiry, self.write_deadline(), self.read_deadline()];
+        let times = [self.expiry, self.write_deadline(), self.read_deadline(), self.next_look];
         let deadline = times.into_iter().flatten().min();
         let interest = Interest { read: self.wants_input(), write: !self.output.is_empty() };
         let next_phase = if self.front.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
@@ -341,7 +400,9 @@ impl Session {
         // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
         // of itself at once.
         tokio::select! {
-            found = next_answer(&mut self.outstanding) => answered = Some(found),
+            found = next_answer(&mut self.outstanding), if self.download.is_none() => answered = Some(found),
+            () = parts::more(self.download.as_ref(), &self.output) => {}
+            () = parts::room(self.upload.as_ref()) => self.resume_upload(),
             ready = self.wire.ready(interest) => ready.map_err(|_| End::Gone)?,
             () = self.input.granted() => self.reading_since = Instant::now(),
             () = async { match &self.idle {
@@ -352,11 +413,11 @@ impl Session {
             () = self.front.reached(next_phase) => {}
         }
         if let Some((index, answer)) = answered
-            && let Some((id, _)) = self.outstanding.remove(index)
+            && let Some((id, ticket)) = self.outstanding.remove(index)
         {
             self.reading_since = Instant::now();
             self.expiry = None;
-            self.answer(&id, answer);
+            self.answer(&id, ticket, answer);
             if self.outstanding.is_empty() {
                 // A FIN that came before the last answer means something else than one that comes after it.
                 self.wire.ask_kernel();
@@ -368,7 +429,7 @@ impl Session {
     /// Gives way to a new client, unless a request has come meanwhile.
     fn evicted(&mut self) -> Result<(), End> {
         self.read()?;
-        let unasked = self.outstanding.is_empty() && self.input.bytes.is_empty();
+        let unasked = self.outstanding.is_empty() && self.upload.is_none() && self.input.bytes.is_empty();
         if unasked && self.output.is_empty() && self.ending.is_none() {
             self.events.client_evicted();
             return Err(End::Idle);

@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 
+use super::parts::PART;
 use super::{Budget, CHUNK, Charge, Charging, Purpose, Wire};
 
 /// An incoming byte stream, cut into messages by a codec.
@@ -48,19 +49,20 @@ impl Input {
         !self.charge.is_none()
     }
 
-    /// Asks for the memory that the first message needs to grow to `total` bytes. False if there is not
-    /// enough now: reading pauses until it is granted.
-    pub fn ask(&mut self, total: usize, budget: &Budget, purpose: Purpose) -> bool {
+    /// Asks for the memory that the first message, or its head, needs to grow to `total` bytes, and for
+    /// `window` bytes more that its parts may take elsewhere. False if there is not enough now: reading pauses
+    /// until it is granted.
+    pub fn ask(&mut self, total: usize, window: usize, budget: &Budget, purpose: Purpose) -> bool {
         if purpose == Purpose::Reply {
             // Growing replies must not wait for each other. There are few connections, so what they hold
             // uncounted meanwhile is little.
             self.charge = Charge::none();
         }
-        if let Some(charge) = budget.try_charge(total, purpose) {
+        if let Some(charge) = budget.try_charge(total + window, purpose) {
             self.grow(total, charge);
             return true;
         }
-        self.waiting = Some((total, budget.charge(total, purpose)));
+        self.waiting = Some((total, budget.charge(total + window, purpose)));
         false
     }
 
@@ -81,6 +83,13 @@ impl Input {
         self.target = total;
         self.charge = charge;
         self.bytes.reserve(total.saturating_sub(self.bytes.len()));
+    }
+
+    /// The head of the first message was taken off the front: its parts are read under the same charge, until
+    /// [`Input::take_charge`].
+    pub fn take_head(&mut self) -> Charge {
+        self.target = PART;
+        self.charge.clone()
     }
 
     /// The first message was taken off the front: its memory goes with it. What is left behind it shares that
@@ -110,11 +119,15 @@ impl Input {
         Ok(read)
     }
 
-    /// Gives the buffer back if it is empty.
+    /// Gives the buffer back if it is empty and no parts are to come.
     pub fn shrink(&mut self) {
-        if self.bytes.is_empty() {
-            self.bytes = BytesMut::new();
-            self.charge = Charge::none();
+        if self.bytes.is_empty() && self.target == 0 {
+            self.clear();
         }
+    }
+
+    /// Throws away what is there.
+    pub fn clear(&mut self) {
+        *self = Self::new();
     }
 }

@@ -5,6 +5,7 @@ pub mod budget;
 mod input;
 pub mod memory;
 mod output;
+pub mod parts;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,6 +22,7 @@ use crate::net::Stream;
 pub use budget::{Budget, Charge, Charging, Purpose};
 pub use input::Input;
 pub use output::Output;
+pub use parts::Parts;
 
 /// Bytes read at a time into no buffer in particular: what a client may send ahead of its turn.
 pub const CHUNK: usize = budget::FREE;

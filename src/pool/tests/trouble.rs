@@ -19,7 +19,7 @@ use crate::net::Address;
 use crate::pool::Pool;
 use crate::protocol::frame::{Condition, Frame, Heartbeat, Length, Size};
 use crate::protocol::{Mode, Protocol, Request, frame, line};
-use crate::wire::{Budget, Charge, Purpose};
+use crate::wire::{Budget, Purpose};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -37,7 +37,7 @@ fn comes_to_an_end<F: Future<Output = ()>>(story: impl FnOnce() -> F + Send + 's
 
 fn big_oneway(world: &World) -> crate::exchange::Ticket {
     let bytes = Bytes::from([message(ONEWAY, 7, b"head"), vec![0; 8000]].concat());
-    world.pool.admit(Request { bytes, oneway: true, charge: Charge::none() }, false)
+    world.pool.admit(Request::new(bytes, true), false)
 }
 
 /// As the frames of the tests, without an id.
@@ -54,7 +54,7 @@ fn lines(max_message: usize) -> Arc<dyn Protocol> {
 }
 
 fn request(bytes: &'static [u8]) -> Request {
-    Request { bytes: Bytes::from_static(bytes), oneway: false, charge: Charge::none() }
+    Request::new(Bytes::from_static(bytes), false)
 }
 
 #[test]
@@ -222,7 +222,7 @@ async fn stray_bytes_that_the_reactor_has_not_seen_are_no_reply() {
     tokio::time::sleep(SECOND / 10).await;
     server.write_all(&message(0, 1, b"stray")).unwrap();
     let bytes = Bytes::from(message(0, 7, b"mine"));
-    let mut ticket = pool.admit(Request { bytes, oneway: false, charge: Charge::none() }, false);
+    let mut ticket = pool.admit(Request::new(bytes, false), false);
     let answer = timeout(SECOND, std::future::poll_fn(|cx| ticket.poll_answer(cx))).await;
     assert!(!matches!(answer, Ok(Ok(_))), "{answer:?}");
     assert_eq!(events.outcomes.of(Outcome::Ok).get(), 0);

@@ -20,7 +20,7 @@ use crate::lifecycle::Switch;
 use crate::net::{Address, Tuning};
 use crate::protocol::frame::{Condition, Field, Frame, Heartbeat, Length, Size, Template};
 use crate::protocol::{Mode, Protocol, Request, frame};
-use crate::wire::{Budget, Charge, Wire, memory};
+use crate::wire::{Budget, Wire, memory};
 
 pub(crate) const ONEWAY: u8 = 1;
 pub(crate) const HEARTBEAT: u8 = 2;
@@ -102,6 +102,8 @@ pub(crate) fn settings(mode: Mode, min: usize, max: usize) -> Settings {
             idle_timeout: Duration::from_secs(30),
             max_lifetime: Duration::from_secs(1800),
             max_requests: 0,
+            max_buffered: 64 << 10,
+            max_reply_buffered: 1 << 20,
             preamble: None,
             tuning: Tuning { nodelay: true, keepalive: None, user_timeout: None, source: None },
         },
@@ -159,7 +161,7 @@ impl World {
 
     pub(crate) fn send(&self, flags: u8, payload: &[u8]) -> Call {
         let bytes = Bytes::from(message(flags, 7, payload));
-        let request = Request { bytes, oneway: flags & ONEWAY != 0, charge: Charge::none() };
+        let request = Request::new(bytes, flags & ONEWAY != 0);
         Call { pool: self.pool.clone(), ticket: self.pool.admit(request, false) }
     }
 
@@ -188,7 +190,10 @@ impl Call {
             tokio::select! {
                 biased;
                 answer = answer => return answer,
-                () = tokio::time::sleep_until(look_again) => {}
+                () = async { match look_again {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                } } => {}
             }
         }
     }

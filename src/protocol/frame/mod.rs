@@ -104,42 +104,74 @@ impl Protocol for Frame {
         self.0.max_message
     }
 
-    fn downstream(&self) -> Box<dyn Downstream> {
-        Box::new(Requests { spec: self.0.clone(), cutter: Cutter::default() })
+    fn has_parts(&self) -> bool {
+        true
     }
 
-    fn upstream(&self) -> Box<dyn Upstream> {
-        Box::new(Replies { spec: self.0.clone(), cutter: Cutter::default() })
+    fn downstream(&self, max_buffered: usize) -> Box<dyn Downstream> {
+        Box::new(Requests { spec: self.0.clone(), cutter: Cutter::new(max_buffered) })
+    }
+
+    fn upstream(&self, max_buffered: usize) -> Box<dyn Upstream> {
+        Box::new(Replies { spec: self.0.clone(), cutter: Cutter::new(max_buffered) })
     }
 }
 
-/// Cuts a stream into frames.
-#[derive(Debug, Default)]
+/// Cuts a stream into frames, and large frames into a head and parts.
+#[derive(Debug)]
 struct Cutter {
+    /// The longest frame that comes whole. What the header says is read from the head, so it is not less than
+    /// [`MAX_HEADER`].
+    max_buffered: usize,
     /// The length of the frame at the front, once its header was read.
     total: Option<usize>,
+    /// What is still to come of the frame whose head is gone.
+    rest: usize,
 }
 
 enum Cut {
     Frame(Bytes),
+    Head(Bytes),
+    Part { bytes: Bytes, last: bool },
     More(Need),
 }
 
 impl Cutter {
+    fn new(max_buffered: usize) -> Self {
+        Self { max_buffered: max_buffered.max(MAX_HEADER), total: None, rest: 0 }
+    }
+
     fn next(&mut self, layout: &Layout, max: usize, input: &mut BytesMut) -> Result<Cut, Malformed> {
+        if self.rest > 0 {
+            return Ok(self.part(input));
+        }
         if self.total.is_none() {
             self.total = layout.measure(input, max)?;
         }
-        match self.total {
-            None => Ok(Cut::More(Need::Unknown)),
-            Some(total) if input.len() < total => Ok(Cut::More(Need::Total(total))),
-            Some(total) => {
-                self.total = None;
-                Ok(Cut::Frame(input.split_to(total).freeze()))
-            }
+        let Some(total) = self.total else { return Ok(Cut::More(Need::Unknown)) };
+        let head = total.min(self.max_buffered);
+        let rest = total - head;
+        if input.len() < head {
+            return Ok(Cut::More(if rest > 0 { Need::Head { head, rest } } else { Need::Total(total) }));
         }
+        self.total = None;
+        self.rest = rest;
+        let bytes = input.split_to(head).freeze();
+        Ok(if rest > 0 { Cut::Head(bytes) } else { Cut::Frame(bytes) })
+    }
+
+    fn part(&mut self, input: &mut BytesMut) -> Cut {
+        if input.is_empty() {
+            return Cut::More(Need::Unknown);
+        }
+        let bytes = input.split_to(input.len().min(self.rest)).freeze();
+        self.rest -= bytes.len();
+        Cut::Part { bytes, last: self.rest == 0 }
     }
 }
+
+/// Why a large frame that is neither request nor reply is no frame.
+const LARGE_CONTROL: &str = "a heartbeat or closing message over max_buffered";
 
 /// Reads requests and writes replies.
 #[derive(Debug)]
@@ -151,14 +183,17 @@ struct Requests {
 impl Downstream for Requests {
     fn decode(&mut self, input: &mut BytesMut) -> Result<Received, BadRequest> {
         let layout = &self.spec.requests;
-        let bytes = match self.cutter.next(layout, self.spec.max_message, input) {
-            Ok(Cut::Frame(bytes)) => bytes,
+        let (bytes, is_head) = match self.cutter.next(layout, self.spec.max_message, input) {
+            Ok(Cut::Frame(bytes)) => (bytes, false),
+            Ok(Cut::Head(bytes)) => (bytes, true),
+            Ok(Cut::Part { bytes, last }) => return Ok(Received::Part { bytes, last }),
             Ok(Cut::More(need)) => return Ok(Received::More(need)),
             Err(reason) => return oversize(layout, reason, input),
         };
         let kind = layout.kind(&bytes);
         let malformed = |what| BadRequest { id: Id::None, reason: Malformed::Invalid(what) };
         match kind {
+            Kind::Closing | Kind::Heartbeat(_) if is_head => return Err(malformed(LARGE_CONTROL)),
             Kind::Closing => return Ok(Received::Closing),
             Kind::Heartbeat(answer) => {
                 let answer =
@@ -174,12 +209,12 @@ impl Downstream for Requests {
                 None => return Err(malformed("request is too short to hold its id")),
             },
         };
-        let oneway = matches!(kind, Kind::Oneway);
-        Ok(Received::Request { id, request: Request { bytes, oneway, charge: Charge::none() } })
+        let request = Request::new(bytes, matches!(kind, Kind::Oneway));
+        Ok(if is_head { Received::Head { id, request } } else { Received::Request { id, request } })
     }
 
     fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output) {
-        let Reply { bytes, charge } = reply;
+        let Reply { bytes, charge, .. } = reply;
         match (id, self.spec.replies.id) {
             (Id::Bits(id), Some(field)) => put(bytes, charge, field, *id, out),
             _ => out.put_bytes(bytes, charge),
@@ -220,11 +255,14 @@ impl Upstream for Replies {
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed> {
         let layout = &self.spec.replies;
-        let bytes = match self.cutter.next(layout, self.spec.max_message, input)? {
-            Cut::Frame(bytes) => bytes,
+        let (bytes, is_head) = match self.cutter.next(layout, self.spec.max_message, input)? {
+            Cut::Frame(bytes) => (bytes, false),
+            Cut::Head(bytes) => (bytes, true),
+            Cut::Part { bytes, last } => return Ok(Answered::Part { bytes, last }),
             Cut::More(need) => return Ok(Answered::More(need)),
         };
         match layout.kind(&bytes) {
+            Kind::Closing | Kind::Heartbeat(_) if is_head => return Err(Malformed::Invalid(LARGE_CONTROL)),
             Kind::Closing => return Ok(Answered::Closing),
             Kind::Heartbeat(answer) => {
                 let answer =
@@ -240,7 +278,8 @@ impl Upstream for Replies {
                 None => return Err(Malformed::Invalid("reply is too short to hold its id")),
             },
         };
-        Ok(Answered::Reply { tag, reply: Reply { bytes, charge: Charge::none() } })
+        let reply = Reply::new(bytes);
+        Ok(if is_head { Answered::Head { tag, reply } } else { Answered::Reply { tag, reply } })
     }
 }
 

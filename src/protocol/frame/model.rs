@@ -157,7 +157,7 @@ fn model(d: &Direction<'_>, mut bytes: &[u8]) -> Vec<Event> {
 
 /// One step of a codec, as an event.
 fn step(frame: &Frame, client: bool) -> impl FnMut(&mut BytesMut) -> Event {
-    let (mut downstream, mut upstream) = (frame.downstream(), frame.upstream());
+    let (mut downstream, mut upstream) = (frame.downstream(usize::MAX), frame.upstream(usize::MAX));
     let number = |id| if let Id::Bits(id) = id { Some(id) } else { None };
     move |input| {
         if client {
@@ -166,6 +166,9 @@ fn step(frame: &Frame, client: bool) -> impl FnMut(&mut BytesMut) -> Event {
                     Event::Message { id: number(id), oneway, bytes: bytes.to_vec() }
                 }
                 Ok(Received::Control(answer)) => Event::Control(answer.map(Into::into)),
+                Ok(Received::Head { .. } | Received::Part { .. }) => {
+                    unreachable!("nothing is over the bound")
+                }
                 Ok(Received::Closing) => Event::Closing,
                 Ok(Received::More(need)) => Event::More(need),
                 Err(BadRequest { id, reason }) => Event::Bad(number(id), reason),
@@ -176,6 +179,7 @@ fn step(frame: &Frame, client: bool) -> impl FnMut(&mut BytesMut) -> Event {
                 Event::Message { id: tag.map(|t| t.0), oneway: false, bytes: reply.bytes.to_vec() }
             }
             Ok(Answered::Control(answer)) => Event::Control(answer.map(Into::into)),
+            Ok(Answered::Head { .. } | Answered::Part { .. }) => unreachable!("nothing is over the bound"),
             Ok(Answered::Closing) => Event::Closing,
             Ok(Answered::More(need)) => Event::More(need),
             Err(reason) => Event::Bad(None, reason),
@@ -339,12 +343,13 @@ proptest! {
         let d = direction(&settings, client);
         for event in model(&d, &stream) {
             let Event::Message { bytes, id, oneway } = event else { continue };
-            let (mut out, charge) = (Output::new(), Charge::none());
+            let mut out = Output::new();
             if client {
-                frame.upstream().encode(&Request { bytes: bytes.clone().into(), oneway, charge }, Tag(to), &mut out);
+                let request = Request::new(bytes.clone().into(), oneway);
+                frame.upstream(usize::MAX).encode(&request, Tag(to), &mut out);
             } else {
                 let id = id.map_or(Id::None, |_| Id::Bits(to));
-                frame.downstream().encode(&id, Reply { bytes: bytes.clone().into(), charge }, &mut out);
+                frame.downstream(usize::MAX).encode(&id, Reply::new(bytes.clone().into()), &mut out);
             }
             let mut expected = bytes;
             if let Some(f) = d.id {

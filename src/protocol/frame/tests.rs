@@ -28,13 +28,13 @@ fn template(text: &str) -> Template {
 /// What a header makes of the frame: its length, or why there is none. Both sides must agree.
 fn header(settings: &Settings, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
     let frame = Frame::new(settings.clone()).unwrap();
-    let reply = match frame.upstream().decode(&mut bytes.into()) {
+    let reply = match frame.upstream(usize::MAX).decode(&mut bytes.into()) {
         Ok(Answered::More(Need::Total(total))) => Ok(Some(total)),
         Ok(Answered::Reply { reply, .. }) => Ok(Some(reply.bytes.len())),
         Ok(_) => Ok(None),
         Err(reason) => Err(reason),
     };
-    let request = match frame.downstream().decode(&mut bytes.into()) {
+    let request = match frame.downstream(usize::MAX).decode(&mut bytes.into()) {
         Ok(Received::More(Need::Total(total))) => Ok(Some(total)),
         Ok(Received::Request { request, .. }) => Ok(Some(request.bytes.len())),
         Ok(_) => Ok(None),
@@ -99,7 +99,7 @@ fn protobuf_delimited() {
 #[test]
 fn a_refusal_of_too_large_a_request_waits_for_its_id() {
     let settings = Settings { id: Some(field(4, 2)), ..settings(length(0, 4, 0)) };
-    let mut codec = Frame::new(settings).unwrap().downstream();
+    let mut codec = Frame::new(settings).unwrap().downstream(usize::MAX);
     let mut input = BytesMut::from(&[0, 0, 4, 0, 0x12][..]);
     assert!(matches!(codec.decode(&mut input), Ok(Received::More(Need::Unknown))));
     input.extend_from_slice(&[0x34]);
@@ -113,9 +113,9 @@ fn a_large_message_is_not_copied() {
     let frame = Frame::new(settings).unwrap();
     let mut bytes = vec![7; 100_000];
     bytes[..6].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1]);
-    let request = Request { bytes: bytes.into(), oneway: false, charge: Charge::none() };
+    let request = Request::new(bytes.into(), false);
     let mut out = Output::new();
-    frame.upstream().encode(&request, Tag(2), &mut out);
+    frame.upstream(usize::MAX).encode(&request, Tag(2), &mut out);
     let referenced = |slices: &[std::io::IoSlice<'_>]| {
         assert_eq!(&slices[0][..], [0, 1, 0x86, 0xa0, 0, 2]);
         assert_eq!(slices[1].as_ptr(), request.bytes[6..].as_ptr());

@@ -23,6 +23,7 @@ use crate::wire::{Budget, Output, Wire, memory};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+mod parts;
 mod trouble;
 
 struct Front {
@@ -36,17 +37,28 @@ impl Front {
         Self::with(mode, protocol(), |_| {}, Budget::new(1 << 20))
     }
 
-    fn with(mode: Mode, protocol: Arc<dyn Protocol>, change: fn(&mut Settings), budget: Budget) -> Self {
-        let mut session = Settings {
+    fn settings(mode: Mode) -> Settings {
+        Settings {
             one_shot: false,
             client_close: ClientClose::Auto,
             client_read: 10 * SECOND,
+            client_progress: 5 * SECOND,
             client_idle: 300 * SECOND,
             client_write: 30 * SECOND,
             max_per_client: if mode == Mode::Multiplex { 4 } else { 1 },
-        };
+            max_buffered: 64 << 10,
+            max_reply_buffered: (mode != Mode::Exclusive).then_some(1 << 20),
+        }
+    }
+
+    fn with(mode: Mode, protocol: Arc<dyn Protocol>, change: fn(&mut Settings), budget: Budget) -> Self {
+        let mut session = Self::settings(mode);
         change(&mut session);
         let world = World::with(settings(mode, 1, 1), protocol.clone());
+        Self::of(world, protocol, session, budget)
+    }
+
+    fn of(world: World, protocol: Arc<dyn Protocol>, session: Settings, budget: Budget) -> Self {
         let switch = Switch::new();
         let shared = Arc::new(Shared {
             settings: session,
@@ -439,12 +451,12 @@ impl Protocol for Fragile {
         self.0.max_message()
     }
 
-    fn downstream(&self) -> Box<dyn Downstream> {
-        self.0.downstream()
+    fn downstream(&self, max_buffered: usize) -> Box<dyn Downstream> {
+        self.0.downstream(max_buffered)
     }
 
-    fn upstream(&self) -> Box<dyn Upstream> {
-        Box::new(FragileUpstream(self.0.upstream()))
+    fn upstream(&self, max_buffered: usize) -> Box<dyn Upstream> {
+        Box::new(FragileUpstream(self.0.upstream(max_buffered)))
     }
 }
 

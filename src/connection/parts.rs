@@ -1,0 +1,176 @@
+//! Messages in parts: a request is sent as its client sends it, a reply is passed on as its client takes it.
+//!
+//! Invariant: while a request is sent in parts nothing else is in flight, and one that its client does not
+//! finish ends the connection. A client that does not take its reply holds a shared connection up for at most
+//! [`HELD_UP`]; then the rest is swallowed.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Connection;
+use crate::events::CloseReason;
+use crate::protocol::{Refusal, Reply, Tag};
+use crate::wire::parts::{self, CAPACITY, Next, PART, Sender};
+use crate::wire::{Output, Parts};
+
+/// How long a client may hold up a shared connection without taking anything.
+const HELD_UP: Duration = Duration::from_secs(1);
+
+/// A request on its way to the server.
+#[derive(Debug)]
+pub(super) struct Upload {
+    rest: Parts,
+}
+
+impl Upload {
+    pub(super) fn new(rest: Parts) -> Self {
+        Self { rest }
+    }
+}
+
+/// A reply on its way to its client.
+#[derive(Debug)]
+pub(super) struct Download {
+    /// `None` if nobody wants it any more: it is swallowed.
+    sender: Option<Sender>,
+    /// Since when its client has let the connection wait.
+    held_up: Option<Instant>,
+}
+
+/// Completes when the upload has parts and there is room for them. Cancel-safe.
+pub(super) async fn more(upload: Option<&Upload>, output: &Output) {
+    match upload {
+        Some(upload) if output.len() < PART => poll_fn(|cx| upload.rest.poll_ready(cx)).await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Completes when the client of a download that is held up takes parts again. Cancel-safe.
+pub(super) async fn room(download: Option<&Download>) {
+    match download {
+        Some(Download { sender: Some(sender), held_up: Some(_) }) => poll_fn(|cx| sender.poll_room(cx)).await,
+        _ => std::future::pending().await,
+    }
+}
+
+impl Connection {
+    /// Moves parts of the request to the output. True if there may be more at once.
+    pub(super) fn send_parts(&mut self) -> Result<bool, CloseReason> {
+        let Some(upload) = &self.upload else { return Ok(false) };
+        while self.output.len() < PART {
+            match upload.rest.next() {
+                Next::Part(bytes) => self.output.put_bytes(bytes, upload.rest.charge().clone()),
+                Next::Nothing => return Ok(false),
+                Next::Cut => return Err(CloseReason::Cut),
+                Next::Whole => {
+                    self.upload = None;
+                    let now = Instant::now();
+                    self.owing_since = now;
+                    self.in_flight.uploaded(self.output.end(), now);
+                    self.seat.uploaded();
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// A reply begins that comes in parts.
+    pub(super) fn begin(&mut self, tag: Option<Tag>, mut head: Reply) -> Result<(), CloseReason> {
+        let entry = self.answered(tag, &head)?;
+        head.charge = self.input.take_head();
+        let (sender, rest) = parts::pipe(self.pipe_capacity(), head.charge.clone());
+        head.rest = Some(rest);
+        let wanted = entry.slot.begin(head).is_ok();
+        if !wanted {
+            self.shared.events.late_reply(&self.endpoint);
+        }
+        self.download = Some(Download { sender: wanted.then_some(sender), held_up: None });
+        self.in_flight.begin(entry);
+        Ok(())
+    }
+
+    /// What may wait for the client: on a connection of its own it may as well wait at the server.
+    fn pipe_capacity(&self) -> usize {
+        if self.shared.room == 1 { CAPACITY } else { self.shared.settings.max_reply_buffered }
+    }
+
+    /// What of a reply in parts may have to be held besides its head, in bytes.
+    pub(super) fn window(&self) -> usize {
+        parts::window(self.pipe_capacity())
+    }
+
+    /// Passes the next part of the reply on.
+    pub(super) fn pass_on(&mut self, bytes: Bytes, last: bool) {
+        let Some(download) = &mut self.download else { return };
+        if let Some(sender) = &download.sender {
+            sender.send(bytes);
+        }
+        if last {
+            let sender = self.download.take().and_then(|download| download.sender);
+            self.input.take_charge();
+            if let Some(entry) = self.in_flight.end_begun() {
+                let _ = entry.slot.finish_begun();
+            }
+            if let Some(sender) = sender {
+                sender.finish();
+            }
+            self.replied();
+        } else if download.sender.as_ref().is_some_and(|sender| !sender.has_room()) {
+            download.held_up = Some(Instant::now());
+            if self.shared.room > 1 {
+                self.seat.rest(true);
+            }
+        }
+    }
+
+    /// Whether nothing is read because a client does not take its reply.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.download.as_ref().is_some_and(|download| download.held_up.is_some())
+    }
+
+    /// The client takes parts again, or nobody does.
+    pub(super) fn resume(&mut self) {
+        let Some(download) = &mut self.download else { return };
+        if download.held_up.take().is_none() {
+            return;
+        }
+        // The silence was not the server's.
+        self.last_read = Instant::now();
+        if self.shared.room > 1 {
+            self.seat.rest(false);
+        }
+    }
+
+    /// When a client has held a shared connection up for too long.
+    pub(super) fn held_up_until(&self) -> Option<Instant> {
+        let held_up = self.download.as_ref()?.held_up?;
+        (self.shared.room > 1).then(|| held_up + HELD_UP)
+    }
+
+    /// Cuts a client that has held the others up for too long.
+    pub(super) fn look_after_download(&mut self) {
+        if self.held_up_until().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        if let Some(entry) = self.in_flight.begun()
+            && entry.slot.refuse(Refusal::NotTaken).is_ok()
+        {
+            self.shared.events.reply_not_taken(&self.endpoint);
+        }
+        self.cut_download_if_ended();
+    }
+
+    /// A reply whose exchange has ended, at its deadline or by its client, is swallowed from here on.
+    pub(super) fn cut_download_if_ended(&mut self) {
+        if let (Some(entry), Some(download)) = (self.in_flight.begun(), &mut self.download)
+            && entry.slot.is_ended()
+            && download.sender.take().is_some()
+        {
+            self.resume();
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Messages in parts: a request is passed on as its client sends it, a reply is written as its server sends
+//! it. A reply cut short ends the session with a reset: it must never look like a shorter reply.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{End, Session};
+use crate::exchange::Ticket;
+use crate::protocol::{Id, Request};
+use crate::wire::parts::{self, CAPACITY, Next, PART, Sender};
+use crate::wire::{CHUNK, Output, Parts};
+
+/// Bytes that a client must send for `client_progress` to start anew: a trickle does not count as progress.
+const PROGRESS: usize = CHUNK;
+
+/// What of a request in parts may have to be held besides its head, in bytes.
+pub(super) const WINDOW: usize = parts::window(CAPACITY);
+
+/// A request on its way from the client.
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// Unwanted once the request was refused or answered early: the rest is swallowed.
+    sender: Sender,
+    /// Since when its client owes us something.
+    pub(super) since: Instant,
+    received: usize,
+}
+
+impl Upload {
+    pub(super) fn has_room(&self) -> bool {
+        self.sender.has_room()
+    }
+
+    pub(super) fn note_progress(&mut self, read: usize) {
+        self.received += read;
+        if self.received >= PROGRESS {
+            self.received = 0;
+            self.since = Instant::now();
+        }
+    }
+}
+
+/// A reply on its way to the client.
+#[derive(Debug)]
+pub(super) struct Download {
+    rest: Parts,
+    pub(super) ticket: Ticket,
+}
+
+impl Download {
+    pub(super) fn new(rest: Parts, ticket: Ticket) -> Self {
+        Self { rest, ticket }
+    }
+
+    /// Bytes that wait for the client.
+    pub(super) fn held(&self) -> usize {
+        self.rest.held()
+    }
+}
+
+/// Completes when the download has parts and there is room for them. Cancel-safe.
+pub(super) async fn more(download: Option<&Download>, output: &Output) {
+    match download {
+        Some(download) if output.len() < PART => poll_fn(|cx| download.rest.poll_ready(cx)).await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Completes when a full upload takes parts again. Cancel-safe.
+pub(super) async fn room(upload: Option<&Upload>) {
+    match upload {
+        Some(upload) if !upload.has_room() => poll_fn(|cx| upload.sender.poll_room(cx)).await,
+        _ => std::future::pending().await,
+    }
+}
+
+impl Session {
+    /// Takes in a request of which only the head is there.
+    pub(super) fn admit_head(&mut self, id: Id, mut request: Request) {
+        request.charge = self.input.take_head();
+        let (sender, rest) = parts::pipe(CAPACITY, request.charge.clone());
+        request.rest = Some(rest);
+        self.admit(id, request);
+        self.upload = Some(Upload { sender, since: Instant::now(), received: 0 });
+    }
+
+    /// Passes the next part of the request on.
+    pub(super) fn pass_on(&mut self, bytes: Bytes, last: bool) {
+        let Some(upload) = &self.upload else { return };
+        upload.sender.send(bytes);
+        if !last {
+            return;
+        }
+        if let Some(ticket) = self.incomplete() {
+            self.shared.pool.request_is_whole(ticket);
+        }
+        if let Some(upload) = self.upload.take() {
+            upload.sender.finish();
+        }
+        self.input.take_charge();
+        self.reading_since = Instant::now();
+        self.expiry = None;
+    }
+
+    /// The exchange whose request is not whole; there is none if it has been answered already.
+    fn incomplete(&self) -> Option<&Ticket> {
+        let download = self.download.as_ref().map(|download| &download.ticket);
+        let mut tickets = self.outstanding.iter().map(|(_, ticket)| ticket).chain(download);
+        tickets.find(|ticket| ticket.deadline().is_none())
+    }
+
+    /// A full upload takes parts again: what did not come meanwhile was not the client's fault.
+    pub(super) fn resume_upload(&mut self) {
+        if let Some(upload) = &mut self.upload {
+            upload.since = Instant::now();
+        }
+    }
+
+    /// The client has left in the middle of a request, if there is one.
+    pub(super) fn cut_upload(&mut self) {
+        if self.upload.take().is_none() {
+            return;
+        }
+        self.events.request_truncated(&self.wire.peer(), self.input.bytes.len());
+        if let Some(ticket) = self.incomplete() {
+            self.shared.pool.abandon(ticket);
+        }
+        self.outstanding.retain(|(_, ticket)| ticket.deadline().is_some());
+    }
+
+    /// Moves parts of the reply to the output. True if there may be more at once.
+    pub(super) fn take_parts(&mut self) -> Result<bool, End> {
+        let Some(download) = &self.download else { return Ok(false) };
+        while self.output.len() < PART {
+            match download.rest.next() {
+                Next::Part(bytes) => self.output.put_bytes(bytes, download.rest.charge().clone()),
+                Next::Nothing => return Ok(false),
+                Next::Cut => return Err(End::Cut),
+                Next::Whole => {
+                    self.download = None;
+                    self.reading_since = Instant::now();
+                    if self.outstanding.is_empty() {
+                        // As after any last answer: see `wait`.
+                        self.wire.ask_kernel();
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+}

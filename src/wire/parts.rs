@@ -1,0 +1,324 @@
+//! The rest of a message that is too large to be stored: a bounded pipe of bytes from the side that reads
+//! the message to the side that writes it.
+//!
+//! Invariant: a pipe holds at most its capacity and one part more; one that ends before the message does
+//! says so. `session` and `connection` hold an end each, in both directions.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+
+use super::Charge;
+
+/// The most that is read of a message in parts at a time, in bytes.
+pub const PART: usize = 32 * 1024;
+/// What of a message in parts is being read and written at a time, in bytes.
+const ON_ITS_WAY: usize = 5 * PART;
+/// The capacity of a pipe whose reader may be made to wait, in bytes.
+pub const CAPACITY: usize = PART;
+/// After a pipe was full its reader is told once so many bytes are free, or half of it.
+const ROOM: usize = 64 * 1024;
+/// Parts below this many bytes are copied together, so that none pins a buffer much larger than itself.
+const COPY_BELOW: usize = PART / 8 * 7;
+
+/// What a message in parts may take of the memory budget besides its head, in bytes, if a pipe of `capacity`
+/// bytes is on its way.
+pub const fn window(capacity: usize) -> usize {
+    ON_ITS_WAY + if capacity > CAPACITY { capacity } else { CAPACITY }
+}
+
+/// The end of the one who reads the message. Dropped before [`Sender::finish`], the message is cut.
+#[derive(Debug)]
+pub struct Sender(Arc<Pipe>);
+
+/// The end of the one who writes the message. Dropped, whatever still comes is of no use to anybody.
+#[derive(Debug)]
+pub struct Parts(Arc<Pipe>);
+
+/// What the pipe has next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Bytes of the message.
+    Part(Bytes),
+    /// Nothing now.
+    Nothing,
+    /// The message is whole.
+    Whole,
+    /// The message ends here, and it is not whole.
+    Cut,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    capacity: usize,
+    charge: Charge,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    parts: VecDeque<Bytes>,
+    /// Small parts, copied together; it comes after all of `parts`.
+    tail: BytesMut,
+    held: usize,
+    /// It was full, and has not been empty enough since.
+    full: bool,
+    end: Option<End>,
+    /// Nobody takes parts any more.
+    unwanted: bool,
+    sender: Option<Waker>,
+    receiver: Option<Waker>,
+}
+
+/// How a message ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Whole,
+    Cut,
+}
+
+/// A pipe of `capacity` bytes that keeps `charge` as long as one of its ends is there.
+pub fn pipe(capacity: usize, charge: Charge) -> (Sender, Parts) {
+    let pipe = Arc::new(Pipe { capacity, charge, state: Mutex::default() });
+    (Sender(pipe.clone()), Parts(pipe))
+}
+
+impl Pipe {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, end: End) {
+        let mut state = self.state();
+        state.end.get_or_insert(end);
+        let receiver = state.receiver.take();
+        drop(state);
+        wake(receiver);
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl Sender {
+    /// Whether another part may be sent. What nobody wants always may.
+    pub fn has_room(&self) -> bool {
+        let state = self.0.state();
+        !state.full || state.unwanted
+    }
+
+    /// Whether nobody takes parts any more.
+    pub fn is_unwanted(&self) -> bool {
+        self.0.state().unwanted
+    }
+
+    /// Passes `bytes` on, the next ones of the message.
+    pub fn send(&self, bytes: Bytes) {
+        let mut state = self.0.state();
+        if state.unwanted || bytes.is_empty() {
+            return;
+        }
+        state.held += bytes.len();
+        state.full |= state.held >= self.0.capacity;
+        if bytes.len() < COPY_BELOW {
+            state.tail.extend_from_slice(&bytes);
+            if state.tail.len() >= PART {
+                state.close_tail();
+            }
+        } else {
+            state.close_tail();
+            state.parts.push_back(bytes);
+        }
+        let receiver = state.receiver.take();
+        drop(state);
+        wake(receiver);
+    }
+
+    /// The message is whole.
+    pub fn finish(self) {
+        self.0.end(End::Whole);
+    }
+
+    /// Completes when another part may be sent.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.0.state();
+        if !state.full || state.unwanted {
+            return Poll::Ready(());
+        }
+        state.sender = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.end(End::Cut);
+    }
+}
+
+impl Parts {
+    /// The next bytes of the message, or how it ends. A cut is told at once, whatever was sent before it.
+    pub fn next(&self) -> Next {
+        let mut state = self.0.state();
+        if state.end == Some(End::Cut) {
+            return Next::Cut;
+        }
+        if state.parts.is_empty() {
+            state.close_tail();
+        }
+        let Some(part) = state.parts.pop_front() else {
+            return if state.end.is_some() { Next::Whole } else { Next::Nothing };
+        };
+        state.held -= part.len();
+        let sender = if state.full && self.0.has_enough_room(&state) {
+            state.full = false;
+            state.sender.take()
+        } else {
+            None
+        };
+        drop(state);
+        wake(sender);
+        Next::Part(part)
+    }
+
+    /// Completes when there is something to take.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.0.state();
+        if state.held > 0 || state.end.is_some() {
+            return Poll::Ready(());
+        }
+        state.receiver = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Bytes sent and not taken yet.
+    pub fn held(&self) -> usize {
+        self.0.state().held
+    }
+
+    /// What the message takes of the memory budget.
+    pub fn charge(&self) -> &Charge {
+        &self.0.charge
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.unwanted = true;
+        state.parts = VecDeque::new();
+        state.tail = BytesMut::new();
+        state.held = 0;
+        let sender = state.sender.take();
+        drop(state);
+        wake(sender);
+    }
+}
+
+impl Pipe {
+    fn has_enough_room(&self, state: &State) -> bool {
+        state.held + ROOM.min(self.capacity / 2) <= self.capacity
+    }
+}
+
+impl State {
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let tail = self.tail.split().freeze();
+            self.parts.push_back(tail);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(size: usize) -> Bytes {
+        vec![7; size].into()
+    }
+
+    fn has_room(sender: &Sender) -> bool {
+        let polled = sender.poll_room(&mut Context::from_waker(Waker::noop())).is_ready();
+        assert_eq!(polled, sender.has_room());
+        polled
+    }
+
+    #[test]
+    fn parts_come_out_in_order_small_ones_together() {
+        let (sender, parts) = pipe(CAPACITY, Charge::none());
+        assert_eq!(parts.next(), Next::Nothing);
+        sender.send(Bytes::from_static(b"ab"));
+        sender.send(Bytes::from_static(b"cd"));
+        sender.send(bytes(COPY_BELOW));
+        sender.send(Bytes::from_static(b"ef"));
+        assert_eq!(parts.held(), COPY_BELOW + 6);
+        sender.finish();
+        assert_eq!(parts.next(), Next::Part(Bytes::from_static(b"abcd")));
+        assert_eq!(parts.next(), Next::Part(bytes(COPY_BELOW)));
+        assert_eq!(parts.next(), Next::Part(Bytes::from_static(b"ef")));
+        assert_eq!((parts.next(), parts.next(), parts.held()), (Next::Whole, Next::Whole, 0));
+    }
+
+    #[test]
+    fn a_full_pipe_has_room_again_once_enough_was_taken() {
+        let (sender, parts) = pipe(4 * ROOM, Charge::none());
+        let mut sent = 0;
+        while has_room(&sender) {
+            sender.send(bytes(PART));
+            sent += PART;
+        }
+        assert_eq!(sent, 4 * ROOM);
+        parts.next();
+        assert!(!has_room(&sender), "{PART} bytes are not enough");
+        parts.next();
+        assert!(has_room(&sender));
+    }
+
+    #[test]
+    fn a_sender_that_is_gone_has_cut_the_message() {
+        let (sender, parts) = pipe(CAPACITY, Charge::none());
+        sender.send(bytes(5));
+        drop(sender);
+        assert_eq!(parts.next(), Next::Cut);
+        assert!(parts.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready());
+    }
+
+    #[test]
+    fn what_nobody_wants_is_swallowed() {
+        let (sender, parts) = pipe(CAPACITY, Charge::none());
+        sender.send(bytes(2 * CAPACITY));
+        assert!(!has_room(&sender) && !sender.is_unwanted());
+        drop(parts);
+        assert!(has_room(&sender) && sender.is_unwanted());
+        sender.send(bytes(CAPACITY));
+        assert!(has_room(&sender));
+    }
+
+    #[tokio::test]
+    async fn each_end_wakes_the_other() {
+        let (sender, parts) = pipe(CAPACITY, Charge::none());
+        let receiving = tokio::spawn(async move {
+            let mut received = 0;
+            loop {
+                std::future::poll_fn(|cx| parts.poll_ready(cx)).await;
+                match parts.next() {
+                    Next::Part(part) => received += part.len(),
+                    Next::Nothing => {}
+                    end => return (received, end),
+                }
+            }
+        });
+        for _ in 0..100 {
+            std::future::poll_fn(|cx| sender.poll_room(cx)).await;
+            sender.send(bytes(1000));
+        }
+        sender.finish();
+        assert_eq!(receiving.await.unwrap(), (100_000, Next::Whole));
+    }
+}
