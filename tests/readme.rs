@@ -104,6 +104,7 @@ const REFERENCE: &[(&str, &str, &[&str])] = &[
     ("Frame", "#### `[upstreams.NAME.protocol.frame]`", &[""]),
     ("Length", "#### Inside `frame`", &["length."]),
     ("Id", "#### Inside `frame`", &["id."]),
+    ("Method", "#### Inside `frame`", &["method."]),
     ("Condition", "#### Inside `frame`", &["oneway.", "closing.", "match."]),
     ("Heartbeat", "#### Inside `frame`", &["heartbeat."]),
     ("Reply", "#### Inside `frame`", &["reply."]),

@@ -245,6 +245,16 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// The longest message in bytes, in either direction.
     fn max_message(&self) -> usize;
 
+    /// The name of what `request`, a whole message, calls: a part of it. `None` where requests have no name,
+    /// or this one is too short to hold it.
+    fn method<'m>(&self, request: &'m [u8]) -> Option<&'m [u8]> {
+        let _ = request;
+        None
+    }
+
+    /// Which option to look at where bytes that should be messages are refused for `reason`.
+    fn remedy(&self, reason: Malformed) -> &'static str;
+
     /// A codec for one client.
     fn downstream(&self) -> Box<dyn Downstream>;
 
