@@ -104,6 +104,7 @@ const REFERENCE: &[(&str, &str, &[&str])] = &[
     ("Frame", "#### `[upstreams.NAME.protocol.frame]`", &[""]),
     ("Length", "#### Inside `frame`", &["length."]),
     ("Id", "#### Inside `frame`", &["id."]),
+    ("Method", "#### Inside `frame`", &["method."]),
     ("Condition", "#### Inside `frame`", &["oneway.", "closing.", "match."]),
     ("Heartbeat", "#### Inside `frame`", &["heartbeat."]),
     ("Reply", "#### Inside `frame`", &["reply."]),
@@ -213,6 +214,27 @@ fn what_check_prints_is_what_it_prints() {
     let said = printed(&["check", concat!(env!("CARGO_MANIFEST_DIR"), "/config/warmline.toml")]);
     let (_, summary) = said.split_once('\n').unwrap();
     assert!(blocks(&read("README.md")).iter().any(|block| block.text == summary), "{summary}");
+}
+
+/// The bytes behind the README's samples of `explain`: a call, one without a reply, a ping, a call.
+const CAPTURE: &[u8] = b"\0\0\0\x0a\0\0\0\x01\0hello\0\0\0\x08\0\0\0\x02\x80bye\0\0\0\x05\0\0\0\x09\x01\
+    \0\0\0\x0a\0\0\0\x03\0hello";
+
+#[test]
+fn what_explain_prints_is_what_it_prints() {
+    let readme = read("README.md");
+    let recipe = blocks(section(&readme, "### Your own header, with ids: multiplex"));
+    let config = &recipe.iter().find(|block| block.above == "`orders.toml`").unwrap().text;
+    let folder = Folder::new();
+    fs::write(folder.path().join("orders.toml"), config).unwrap();
+    for (args, code) in [("--config orders.toml --upstream orders", 0), ("--protocol tars", 1)] {
+        let mut command = assert_cmd::Command::new(warmline());
+        command.arg("explain").args(args.split(' ')).current_dir(folder.path());
+        let output = command.write_stdin(CAPTURE).output().unwrap();
+        assert_eq!(output.status.code(), Some(code));
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(recipe.iter().any(|block| block.text == said), "{said}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod explain;
 mod healthcheck;
 mod init;
 mod run;
@@ -35,6 +36,8 @@ enum Command {
     Check(check::Args),
     /// Prints a commented configuration to start from.
     Init(init::Args),
+    /// Shows how captured bytes would be cut into messages.
+    Explain(explain::Args),
     /// Asks a running daemon whether it is well: for probes.
     Healthcheck(healthcheck::Args),
 }
@@ -79,6 +82,7 @@ pub fn main() -> Exit {
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Init(args) => init::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }
 }

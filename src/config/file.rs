@@ -230,6 +230,8 @@ tables! {
         closing: List<Condition>,
         /// What a client is told when there is no reply: hex digits and `{id}`.
         error: Text<String>,
+        /// Where a request says what it calls.
+        method: Method,
         /// Overrides for replies.
         reply: Reply,
         /// The longest message in either direction; default `"16MiB"`.
@@ -270,6 +272,14 @@ tables! {
         endian: Text<Endian>,
         /// Values never used as an id; default [].
         avoid: Vec<Count>,
+    }
+
+    /// The place of the name of what a request calls.
+    Method {
+        /// In bytes from the front of the message; default 0.
+        offset: Count,
+        /// In bytes; required.
+        size: Count,
     }
 
     /// A byte that tells a message of one kind from others: byte & `mask` = `equals`.

@@ -17,7 +17,7 @@ mod words;
 
 pub use error::{Error, Source};
 pub use plan::Plan;
-pub use protocol::names as protocol_names;
+pub use protocol::{named as protocol_named, names as protocol_names};
 
 impl Plan {
     /// What `source` means.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::addresses::sockets;
+use super::words;
 use crate::events::log::Format;
 use crate::protocol::Protocol;
 use crate::wire::budget::FREE;
@@ -78,6 +79,22 @@ const WAITING_BYTES: u64 = 1024;
 const BASE_BYTES: u64 = 16 << 20;
 
 impl Plan {
+    /// The upstream called `name`.
+    ///
+    /// # Errors
+    /// What to say where there is none.
+    pub fn upstream(&self, name: &str) -> Result<&Upstream, String> {
+        let there_is_none = || {
+            let names: Vec<&str> = self.upstreams.iter().map(|it| it.name.as_str()).collect();
+            let short: String = name.chars().take(60).collect();
+            match words::nearest(&short, &names) {
+                Some(best) => format!("there is no upstream {short:?}, did you mean {best:?}?"),
+                None => format!("there is no upstream {short:?}; known here: {}", names.join(", ")),
+            }
+        };
+        self.upstreams.iter().find(|it| it.name == name).ok_or_else(there_is_none)
+    }
+
     /// The most descriptors it can need at a time.
     pub fn fd_budget(&self) -> usize {
         let listeners: usize = self.upstreams.iter().map(|it| sockets(&it.listener.addresses)).sum();

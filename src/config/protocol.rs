@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::error::{Error, Source};
 use super::file;
 use super::report::Report;
 use super::units::{Count, List, Size, Text};
@@ -42,6 +43,16 @@ pub(super) fn build(
             finish(report, &at, Line::new(&settings))
         }
     }
+}
+
+/// The protocol that is called `name` on a command line.
+///
+/// # Errors
+/// If there is none.
+pub fn named(name: &str) -> Result<Arc<dyn Protocol>, Vec<Error>> {
+    let source = Source::new("command line", format!("protocol = {}\n", toml::Value::from(name)));
+    let report = &mut Report::new(&source);
+    by_name(report, &[], name).ok_or_else(|| report.finish())
 }
 
 fn by_name(report: &mut Report<'_>, at: &[&str], name: &str) -> Option<Arc<dyn Protocol>> {
@@ -110,6 +121,9 @@ fn frame_settings(report: &mut Report<'_>, at: &[&str], options: file::Frame) ->
     }
     if let Some(Text(text)) = options.error {
         settings.error = Some(template(report, at, "error", &text)?);
+    }
+    if let Some(it) = options.method {
+        settings.method = Some(method(report, at, "method", &it)?);
     }
     if let Some(it) = options.reply {
         settings.reply = overrides(report, at, it)?;
@@ -203,6 +217,11 @@ fn id(report: &mut Report<'_>, at: &[&str], key: &str, it: file::Id) -> Option<f
         endian: it.endian.map(|Text(endian)| endian).unwrap_or_default(),
         avoid: it.avoid.unwrap_or_default().into_iter().map(|Count(value)| value).collect(),
     })
+}
+
+fn method(report: &mut Report<'_>, at: &[&str], key: &str, it: &file::Method) -> Option<frame::Method> {
+    let size = needed(report, at, key, ("size", "8"), it.size)?;
+    Some(frame::Method { offset: offset(it.offset), size: offset(Some(size)) })
 }
 
 fn conditions(

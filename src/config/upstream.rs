@@ -330,8 +330,11 @@ fn check_memory(report: &mut Report<'_>, at: &[&str], limits: &Limits, protocol:
         (true, false) => ("pool.max_buffered".to_owned(), "`max_buffered`"),
         (false, _) => (format!("protocol.{}.max_message", protocol.name()), "`max_message`"),
     };
+    let what = if is_cut { "messages in parts that hold up to" } else { "messages of" };
     let (need, have) = (show(most as u64), show(limits.memory));
-    let message = format!("messages of {need} do not fit into a memory of {have}");
-    let help = format!("raise `limits.memory` to \"{}\" or more, or lower {lower}", show(floor));
+    let message = format!("{what} {need} do not fit into a memory of {have}");
+    // Rounded up: what is shown has one digit behind the point.
+    let enough = show(floor.next_multiple_of(1 << 20));
+    let help = format!("raise `limits.memory` to \"{enough}\" or more, or lower {lower}");
     report.wrong(at, &key, message, help);
 }

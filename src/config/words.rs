@@ -17,7 +17,6 @@ const LATER: &[&str] = &[
     "tls",
     "weight",
     "backup",
-    "method",
     "jsonrpc",
     "thrift",
     "netrpc",
@@ -50,9 +49,7 @@ pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> Words {
         return (format!("`{bare}` is not supported by this version yet"), Some(help));
     }
     let short: String = bare.chars().take(60).collect();
-    let near = |other: &&&str| strsim::damerau_levenshtein(&short, other);
-    let best = known.iter().min_by_key(near).filter(|best| near(best) <= 1 + best.len() / 4);
-    if let Some(best) = best {
+    if let Some(best) = nearest(&short, known) {
         return (format!("unknown {what} `{short}`, did you mean `{best}`?"), None);
     }
     let tables: [(&str, &[&str]); 5] = [
@@ -68,6 +65,12 @@ pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> Words {
         None => format!("known here: {}", known.join(", ")),
     };
     (format!("unknown {what} `{short}`"), Some(help))
+}
+
+/// The one of `known` that `word` was probably meant to be.
+pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let far = |other: &&str| strsim::damerau_levenshtein(word, other);
+    known.iter().copied().min_by_key(far).filter(|best| far(best) <= 1 + best.len() / 4)
 }
 
 /// The TOML reader's words in ours: what it expected is the help. `word` is the marked text.

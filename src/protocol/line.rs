@@ -91,6 +91,16 @@ impl Protocol for Line {
         self.0.max_message
     }
 
+    /// The first word.
+    fn method<'m>(&self, request: &'m [u8]) -> Option<&'m [u8]> {
+        let text = request.strip_suffix(self.0.delimiter.needle()).unwrap_or(request);
+        text.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())
+    }
+
+    fn remedy(&self, _: Malformed) -> &'static str {
+        "`delimiter` says where a message ends; if it is right, raise `max_message`"
+    }
+
     fn downstream(&self, _: usize) -> Box<dyn Downstream> {
         Box::new(Codec { spec: self.0.clone(), scan: DelimiterScan::default() })
     }
@@ -263,6 +273,21 @@ mod tests {
         );
         assert_eq!(refusal(&line(b"\n", Some(b"no\n"), 99), "x").as_deref(), Some("no\n"));
         assert_eq!(refusal(&line(b"\n", None, 99), "x"), None);
+    }
+
+    #[test]
+    fn the_first_word_is_the_method() {
+        let method = |delimiter, request: &'static str| {
+            let line = Line::new(&line(delimiter, None, 99)).unwrap();
+            line.method(request.as_bytes()).map(|word| std::str::from_utf8(word).unwrap())
+        };
+        assert_eq!(method(b"\n", "get key\n"), Some("get"));
+        assert_eq!(method(b"\n", " \tget\r\n"), Some("get"));
+        assert_eq!(method(b"end", "get key end"), Some("get"));
+        assert_eq!(method(b"end", "getend"), Some("get"));
+        assert_eq!(method(b"\n", "\r\n"), None);
+        assert_eq!(method(b"\n", "\n"), None);
+        assert_eq!(method(b"\n", ""), None);
     }
 
     #[test]

@@ -199,6 +199,15 @@ pub enum Need {
 }
 
 impl Need {
+    /// The length of the whole message, if it is known.
+    pub fn total(self) -> Option<usize> {
+        match self {
+            Self::Unknown => None,
+            Self::Total(total) => Some(total),
+            Self::Head { head, rest } => Some(head.saturating_add(rest)),
+        }
+    }
+
     /// What of a message in parts may have to be held besides its head, at most `window` bytes.
     pub fn window(self, window: usize) -> usize {
         match self {
@@ -314,6 +323,16 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     fn has_parts(&self) -> bool {
         false
     }
+
+    /// The name of what `request`, whole or its head, calls: some of its bytes. `None` where requests have no name,
+    /// or this one is too short to hold it.
+    fn method<'m>(&self, request: &'m [u8]) -> Option<&'m [u8]> {
+        let _ = request;
+        None
+    }
+
+    /// Which option to look at where bytes that should be messages are refused for `reason`.
+    fn remedy(&self, reason: Malformed) -> &'static str;
 
     /// A codec for one client. Requests of more than `max_buffered` bytes travel in parts if they can, the
     /// first so many bytes being the head.

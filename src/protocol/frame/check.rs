@@ -4,7 +4,7 @@
 //! or write an error that a client cannot read. Called by `Frame::new`.
 
 use super::layout::{IdField, Kind, Layout};
-use super::settings::{Condition, Field, Heartbeat, Length, Settings, Size};
+use super::settings::{Condition, Field, Heartbeat, Length, Method, Settings, Size};
 use super::template::Template;
 use super::{MAX_AVOID, MAX_HEADER, MAX_LENGTHS, last_tag};
 use crate::frame::MAX_VARINT;
@@ -24,6 +24,7 @@ pub(super) fn fields(settings: &Settings) -> Check {
         lengths("reply.length", length, settings.max_message)?;
     }
     ids(settings)?;
+    method(settings)?;
     conditions("oneway", &settings.oneway)?;
     conditions("closing", &settings.closing)?;
     conditions("reply.closing", reply.closing.as_deref().unwrap_or_default())?;
@@ -170,6 +171,23 @@ fn apart(key: &str, side: &str, id: &Field, length: &[Length]) -> Check {
         }
     }
     Ok(())
+}
+
+fn method(settings: &Settings) -> Check {
+    let Some(Method { offset, size }) = settings.method else { return Ok(()) };
+    if !(1..=MAX_HEADER).contains(&size) {
+        let remedy = format!("use 1 to {MAX_HEADER}");
+        return wrong("method.size".into(), format!("a method of {size} bytes"), remedy);
+    }
+    in_header("method.offset".into(), offset, size, settings.max_message)?;
+    match &settings.id {
+        // Every request would be a method of its own.
+        Some(id) if id.offset < offset + size && offset < id.offset + id.size => {
+            let reason = format!("bytes {offset} to {} overlap the id", offset + size - 1);
+            wrong("method.offset".into(), reason, "a method is a field of its own")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn conditions(key: &str, conditions: &[Condition]) -> Check {

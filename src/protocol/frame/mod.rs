@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 
 use self::layout::{IdField, Kind, Layout};
 pub use self::preset::{PRESETS, preset};
-pub use self::settings::{Condition, Field, Heartbeat, Length, Overrides, Settings, Size};
+pub use self::settings::{Condition, Field, Heartbeat, Length, Method, Overrides, Settings, Size};
 pub use self::template::{Template, TemplateError};
 use super::{
     Answered, BadRequest, Downstream, Id, Malformed, Mode, Need, Protocol, Received, Refusal, Reply, Request,
@@ -44,6 +44,7 @@ struct Spec {
     requests: Layout,
     replies: Layout,
     error: Option<Template>,
+    method: Option<Method>,
     tags: Option<TagSpace>,
     modes: &'static [Mode],
     max_message: usize,
@@ -61,6 +62,7 @@ impl Frame {
             tags: tags(&settings),
             modes: modes(settings.id.is_some(), settings.in_order),
             error: settings.error,
+            method: settings.method,
             max_message: settings.max_message,
         })))
     }
@@ -106,6 +108,22 @@ impl Protocol for Frame {
 
     fn has_parts(&self) -> bool {
         true
+    }
+
+    fn method<'m>(&self, request: &'m [u8]) -> Option<&'m [u8]> {
+        let Method { offset, size } = self.0.method?;
+        request.get(offset..offset + size)
+    }
+
+    fn remedy(&self, reason: Malformed) -> &'static str {
+        match reason {
+            Malformed::TooLarge(_) => {
+                "look at `length`: offset, size, endian, adjust; if they are right, raise `max_message`"
+            }
+            Malformed::Invalid(_) => {
+                "look at `length`: bytes on the wire = value + adjust; if that is right, at `id`"
+            }
+        }
     }
 
     fn downstream(&self, max_buffered: usize) -> Box<dyn Downstream> {

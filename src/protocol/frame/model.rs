@@ -295,7 +295,7 @@ prop_compose! {
                 heartbeat: reply_heartbeat,
                 closing: reply_closing,
             },
-            length, id, oneway, heartbeat, closing, error: None, max_message, in_order: true,
+            length, id, oneway, heartbeat, closing, error: None, method: None, max_message, in_order: true,
         }
     }
 }

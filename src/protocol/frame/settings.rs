@@ -23,6 +23,8 @@ pub struct Settings {
     pub closing: Vec<Condition>,
     /// The reply of a request that gets none, in the layout of replies.
     pub error: Option<Template>,
+    /// Where a request says what it calls.
+    pub method: Option<Method>,
     /// Where replies differ.
     pub reply: Overrides,
     /// The longest frame in bytes, either way.
@@ -42,6 +44,7 @@ impl Settings {
             heartbeat: None,
             closing: Vec::new(),
             error: None,
+            method: None,
             reply: Overrides::default(),
             max_message: MAX_MESSAGE,
             in_order: true,
@@ -83,6 +86,15 @@ pub struct Field {
     pub endian: Endian,
     /// Values never used as a tag.
     pub avoid: Vec<u64>,
+}
+
+/// The name of what a request calls: all bytes of the field, padding included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// Where it begins.
+    pub offset: usize,
+    /// Its width.
+    pub size: usize,
 }
 
 /// What one byte has to be.

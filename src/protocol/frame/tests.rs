@@ -97,6 +97,17 @@ fn protobuf_delimited() {
 }
 
 #[test]
+fn a_method_is_a_part_of_the_request() {
+    let frame = |method| Frame::new(Settings { method, ..settings(length(0, 1, 1)) }).unwrap();
+    let named = frame(Some(Method { offset: 1, size: 3 }));
+    assert_eq!(named.method(b"\x05get a"), Some(&b"get"[..]));
+    assert_eq!(named.method(b"\x03get"), Some(&b"get"[..]));
+    assert_eq!(named.method(b"\x02ge"), None);
+    assert_eq!(named.method(b""), None);
+    assert_eq!(frame(None).method(b"\x05get a"), None);
+}
+
+#[test]
 fn a_refusal_of_too_large_a_request_waits_for_its_id() {
     let settings = Settings { id: Some(field(4, 2)), ..settings(length(0, 4, 0)) };
     let mut codec = Frame::new(settings).unwrap().downstream(usize::MAX);
@@ -187,6 +198,26 @@ fn fields_that_cannot_be() {
          raise adjust: bytes on the wire = value + adjust",
     );
     refused(|s| s.max_message = 7, "max_message: 7 bytes cannot hold a header of 8 bytes; raise it");
+    refused(
+        |s| s.method = Some(Method { offset: 8, size: 0 }),
+        "method.size: a method of 0 bytes; use 1 to 1024",
+    );
+    refused(
+        |s| s.method = Some(Method { offset: 8, size: usize::MAX }),
+        "method.size: a method of 18446744073709551615 bytes; use 1 to 1024",
+    );
+    refused(
+        |s| s.method = Some(Method { offset: 1017, size: 8 }),
+        "method.offset: 1017 is too far into the frame; header fields end within 1024 bytes",
+    );
+    refused(
+        |s| s.method = Some(Method { offset: 1000, size: 1 }),
+        "max_message: 1000 bytes cannot hold a header of 1001 bytes; raise it",
+    );
+    refused(
+        |s| s.method = Some(Method { offset: 7, size: 2 }),
+        "method.offset: bytes 7 to 8 overlap the id; a method is a field of its own",
+    );
     refused(|s| s.id = Some(field(4, 9)), "id.size: an id of 9 bytes; use 1 to 8");
     refused(
         |s| s.id = Some(field(2, 4)),

@@ -451,6 +451,10 @@ impl Protocol for Fragile {
         self.0.max_message()
     }
 
+    fn remedy(&self, reason: Malformed) -> &'static str {
+        self.0.remedy(reason)
+    }
+
     fn downstream(&self, max_buffered: usize) -> Box<dyn Downstream> {
         self.0.downstream(max_buffered)
     }
