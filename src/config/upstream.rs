@@ -317,7 +317,8 @@ fn max_in_flight(
 
 fn check_memory(report: &mut Report<'_>, at: &[&str], limits: &Limits, protocol: &dyn Protocol, pool: &Pool) {
     let shared = pool.mode != Mode::Exclusive;
-    let in_parts = pool.max_buffered + parts::window(if shared { pool.max_reply_buffered } else { 0 });
+    let window = parts::window(if shared { pool.max_reply_buffered } else { 0 });
+    let in_parts = pool.max_buffered.saturating_add(window);
     let is_cut = protocol.has_parts() && in_parts < protocol.max_message();
     let most = if is_cut { in_parts } else { protocol.max_message() };
     let floor = Budget::floor(most as u64);

@@ -8,18 +8,17 @@ mod clock;
 mod dial;
 mod inflight;
 mod parts;
+mod settings;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::events::{self, CloseReason};
 use crate::lifecycle::{Alarm, Phase, Watch};
-use crate::net::Tuning;
 use crate::protocol::{Answered, Mode, Need, Protocol, Refusal, Reply, Tag, Upstream};
 use crate::queue::{Seat, Verdict};
 use crate::wire::{Budget, Close, Input, Interest, Output, Purpose, Wire};
@@ -27,6 +26,7 @@ pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
 use inflight::{Entry, InFlight};
 use parts::{Download, Upload};
+pub use settings::{Preamble, Settings};
 
 /// How long an unasked message may stay incomplete.
 const STRAY: Duration = Duration::from_secs(1);
@@ -34,38 +34,6 @@ const STRAY: Duration = Duration::from_secs(1);
 const READS: usize = 16;
 /// Answers to heartbeats, in bytes, that a server may leave unread.
 const MAX_CONTROL: usize = 64 * 1024;
-
-/// What a connection needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// To connect, the preamble included.
-    pub connect_timeout: Duration,
-    /// Longest time to owe a reply.
-    pub stall: Duration,
-    /// Unused connections above the floor close after this.
-    pub idle_timeout: Duration,
-    /// Age at which a connection retires, spread by 10 %.
-    pub max_lifetime: Duration,
-    /// Requests after which a connection retires; 0 = no limit.
-    pub max_requests: u64,
-    /// Larger replies travel in parts where the protocol can, in bytes.
-    pub max_buffered: usize,
-    /// What of a reply in parts may wait for its client on a shared connection, in bytes.
-    pub max_reply_buffered: usize,
-    /// What a server that speaks first says, and what to answer.
-    pub preamble: Option<Preamble>,
-    /// Socket options.
-    pub tuning: Tuning,
-}
-
-/// The greeting of a server that speaks first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Preamble {
-    /// The bytes it sends, exactly; may be empty.
-    pub expect: Bytes,
-    /// The bytes to send after them; may be empty.
-    pub send: Bytes,
-}
 
 /// What all connections of a pool share.
 #[derive(Debug)]

@@ -8,12 +8,12 @@ mod clock;
 mod end;
 mod idle;
 mod parts;
+mod settings;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ use end::End;
 pub use idle::IdleClients;
 use idle::IdlePlace;
 use parts::{Download, Upload};
+pub use settings::{ClientClose, Settings};
 
 /// Reads in a row before others get their turn.
 const READS: usize = 16;
@@ -34,40 +35,6 @@ const READS: usize = 16;
 const MAX_UNWRITTEN: usize = CHUNK;
 /// Bytes that a client must take for `client_write` to start anew: a trickle does not count as progress.
 const PROGRESS: u64 = 64 * 1024;
-
-/// How client connections are closed; the details are in the README under "Closing".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientClose {
-    /// FIN+RST where the exchange is over, RST after a late FIN, else FIN.
-    Auto,
-    /// Never an RST.
-    Fin,
-    /// As `Auto`, and clients closed for idleness are reset.
-    Reset,
-}
-
-/// What a session needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Clients send one request per connection: warmline closes first.
-    pub one_shot: bool,
-    /// How to close.
-    pub client_close: ClientClose,
-    /// For a first byte, and for a whole request or the head of one in parts.
-    pub client_read: Duration,
-    /// For a client to go on with a request in parts.
-    pub client_progress: Duration,
-    /// Between requests.
-    pub client_idle: Duration,
-    /// For the client to take its reply.
-    pub client_write: Duration,
-    /// Requests outstanding at a time; 1 unless the pool multiplexes.
-    pub max_per_client: usize,
-    /// Larger requests travel in parts where the protocol can, in bytes.
-    pub max_buffered: usize,
-    /// Reply bytes that may wait for the client although it takes none; `None` where no connection is shared.
-    pub max_reply_buffered: Option<usize>,
-}
 
 /// What all sessions of an upstream share.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ const COPY_BELOW: usize = PART / 8 * 7;
 /// What a message in parts may take of the memory budget besides its head, in bytes, if a pipe of `capacity`
 /// bytes is on its way.
 pub const fn window(capacity: usize) -> usize {
-    ON_ITS_WAY + if capacity > CAPACITY { capacity } else { CAPACITY }
+    ON_ITS_WAY.saturating_add(if capacity > CAPACITY { capacity } else { CAPACITY })
 }
 
 /// The end of the one who reads the message. Dropped before [`Sender::finish`], the message is cut.
