@@ -7,6 +7,8 @@ mod check;
 mod layout;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod parts_tests;
 mod preset;
 mod settings;
 mod template;
