@@ -342,6 +342,9 @@ impl Connection {
     fn take(&mut self) {
         while let Some(mut exchange) = self.seat.take() {
             if exchange.slot.is_ended() {
+                if exchange.is_in_parts() {
+                    self.seat.uploaded();
+                }
                 self.seat.done(Verdict::Neutral);
                 continue;
             }

@@ -300,6 +300,19 @@ async fn echo_small(server: &mut Server) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_request_that_ends_before_it_is_begun_leaves_its_place() {
+    let mut front = start(Mode::Multiplex, 1);
+    let mut server = front.server().await;
+    let (_sender, rest) = crate::wire::parts::pipe(1, crate::wire::Charge::none());
+    let mut request = Request::new(frame(0, 1, b"head").into(), false);
+    request.rest = Some(rest);
+    let ticket = front.world.pool.admit(request, false);
+    front.world.pool.abandon(&ticket);
+    let mut next = front.connect();
+    call(&mut next, &mut server, 2, &payload(LARGE, 12)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_large_oneway_is_over_when_the_kernel_has_its_last_part() {
     let mut front = start(Mode::Exclusive, 1);
     let mut server = front.server().await;
