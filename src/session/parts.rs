@@ -60,11 +60,12 @@ impl Download {
     }
 }
 
-/// Completes when the download has parts and there is room for them. Cancel-safe.
+/// Completes when the download has parts and there is room for them, or is cut. Cancel-safe.
 pub(super) async fn more(download: Option<&Download>, output: &Output) {
     match download {
         Some(download) if output.len() < PART => poll_fn(|cx| download.rest.poll_ready(cx)).await,
-        _ => std::future::pending().await,
+        Some(download) => poll_fn(|cx| download.rest.poll_cut(cx)).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -133,6 +134,10 @@ impl Session {
     /// Moves parts of the reply to the output. True if there may be more at once.
     pub(super) fn take_parts(&mut self) -> Result<bool, End> {
         let Some(download) = &self.download else { return Ok(false) };
+        if download.rest.is_cut() {
+            // Not even what waits for the client is of use to it any more.
+            return Err(End::Cut);
+        }
         while self.output.len() < PART {
             match download.rest.next() {
                 Next::Part(bytes) => self.output.put_bytes(bytes, download.rest.charge().clone()),

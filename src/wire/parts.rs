@@ -196,6 +196,21 @@ impl Parts {
         Poll::Pending
     }
 
+    /// Completes when the message is cut, however much of it waits to be taken.
+    pub fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.0.state();
+        if state.end == Some(End::Cut) {
+            return Poll::Ready(());
+        }
+        state.receiver = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Whether the message is cut.
+    pub fn is_cut(&self) -> bool {
+        self.0.state().end == Some(End::Cut)
+    }
+
     /// Bytes sent and not taken yet.
     pub fn held(&self) -> usize {
         self.0.state().held
@@ -286,7 +301,8 @@ mod tests {
         sender.send(bytes(5));
         drop(sender);
         assert_eq!(parts.next(), Next::Cut);
-        assert!(parts.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready());
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(parts.poll_ready(cx).is_ready() && parts.poll_cut(cx).is_ready() && parts.is_cut());
     }
 
     #[test]

@@ -374,6 +374,25 @@ async fn a_slow_reader_of_a_shared_connection_is_cut_and_its_neighbours_are_serv
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_cut_once_and_at_once() {
+    for mode in [Mode::Pipeline, Mode::Multiplex] {
+        let mut front = start(mode, 1);
+        let mut server = front.server().await;
+        let mut slow = front.connect();
+        let reply = ask(&mut slow, &mut server).await;
+        let writing = tokio::spawn(async move { server.wire.write_all(&reply).await });
+        tokio::time::sleep(SECOND / 2).await;
+        slow.wire.read_exact(&mut vec![0; 80_000]).await.unwrap();
+        let began = Instant::now();
+        slow.session.await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 1, "{mode:?}: {:?}", began.elapsed());
+        writing.await.unwrap().unwrap();
+        assert_eq!(front.world.events.clients_timed_out.of(ClientTimeout::NotTaken).get(), 1);
+        assert_all_over(&front).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_that_makes_progress_is_not_cut() {
     let mut front = start(Mode::Multiplex, 1);
     let mut server = front.server().await;
