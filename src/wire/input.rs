@@ -54,8 +54,8 @@ impl Input {
     /// until it is granted.
     pub fn ask(&mut self, total: usize, window: usize, budget: &Budget, purpose: Purpose) -> bool {
         if purpose == Purpose::Reply {
-            // Growing replies must not wait for each other. There are few connections, so what they hold
-            // uncounted meanwhile is little.
+            // Growing replies must not wait for each other. What they hold uncounted meanwhile is in the figure
+            // that `check` prints.
             self.charge = Charge::none();
         }
         if let Some(charge) = budget.try_charge(total + window, purpose) {
@@ -82,7 +82,17 @@ impl Input {
     fn grow(&mut self, total: usize, charge: Charge) {
         self.target = total;
         self.charge = charge;
-        self.bytes.reserve(total.saturating_sub(self.bytes.len()));
+        self.make_room(total);
+    }
+
+    /// Makes room for `total` bytes in all, and for no more: a buffer that grows by itself doubles, and would
+    /// be larger than what it was charged.
+    fn make_room(&mut self, total: usize) {
+        if self.bytes.capacity() < total {
+            let mut larger = BytesMut::with_capacity(total);
+            larger.extend_from_slice(&self.bytes);
+            self.bytes = larger;
+        }
     }
 
     /// The head of the first message was taken off the front: its parts are read under the same charge, until
@@ -115,6 +125,9 @@ impl Input {
         // A buffer of its own only for what is really there: most connections are idle.
         let mut scratch = [0; CHUNK];
         let read = wire.try_read(&mut scratch[..room])?;
+        if !self.bytes.is_empty() && self.bytes.capacity() < self.bytes.len() + read {
+            self.make_room(CHUNK);
+        }
         self.bytes.extend_from_slice(&scratch[..read]);
         Ok(read)
     }
@@ -129,5 +142,30 @@ impl Input {
     /// Throws away what is there.
     pub fn clear(&mut self) {
         *self = Self::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Output, memory};
+
+    #[tokio::test]
+    async fn a_buffer_is_no_larger_than_what_it_may_hold() {
+        let (near, far) = memory::pair(1 << 20);
+        let (mut near, mut far) = (Wire::from(near), Wire::from(far));
+        let (mut input, budget) = (Input::new(), Budget::new(1 << 20));
+        let mut read = |input: &mut Input, size: usize| {
+            let mut output = Output::new();
+            output.put(&vec![7; size]);
+            assert!(far.try_flush(&mut output).unwrap());
+            assert_eq!(input.read(&mut near).unwrap(), size);
+            input.bytes.capacity()
+        };
+        assert_eq!(read(&mut input, 10), 10, "most have little to say");
+        assert_eq!(read(&mut input, CHUNK - 11), CHUNK);
+        assert_eq!(read(&mut input, 1), CHUNK);
+        assert!(input.ask(CHUNK + 2, 0, &budget, Purpose::Request));
+        assert_eq!(read(&mut input, 2), CHUNK + 2);
     }
 }

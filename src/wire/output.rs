@@ -14,7 +14,8 @@ use super::Charge;
 const COPY_BELOW: usize = 4096;
 /// Pieces handed to one vectored write; the kernel's own limit is 1024.
 const SLICES: usize = 32;
-/// Room kept for the next small pieces after everything was written, in bytes.
+/// Small pieces are gathered in buffers of so many bytes: one buffer for all would double as it grows. Kept for
+/// the next ones after everything was written.
 const KEEP: usize = 4096;
 
 /// An outgoing byte stream.
@@ -43,8 +44,18 @@ impl Output {
 
     /// Appends a copy of `bytes`.
     pub fn put(&mut self, bytes: &[u8]) {
-        self.tail.extend_from_slice(bytes);
         self.put += bytes.len() as u64;
+        let room = self.tail.capacity() - self.tail.len();
+        if self.tail.len() + bytes.len() <= KEEP {
+            return self.tail.extend_from_slice(bytes);
+        }
+        let (here, rest) = bytes.split_at(room.min(bytes.len()));
+        self.tail.extend_from_slice(here);
+        if !rest.is_empty() {
+            self.close_tail();
+            self.tail = BytesMut::with_capacity(rest.len().max(KEEP));
+            self.tail.extend_from_slice(rest);
+        }
     }
 
     /// Appends `bytes` without copying them where that is cheaper. `charge` is held until they are
