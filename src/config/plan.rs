@@ -112,6 +112,7 @@ impl Plan {
         let sum = |of: &dyn Fn(&Upstream) -> usize| self.upstreams.iter().map(of).sum::<usize>() as u64;
         let waiting = sum(&|it| it.pool.max_waiting);
         let in_flight = sum(&|it| it.pool.max_connections * it.pool.max_in_flight);
+        let growing = sum(&Upstream::growing_replies);
         // A small request or its reply, whichever is there.
         let outstanding = self.upstreams.iter().map(|it| it.session.max_per_client as u64).max().unwrap_or(0);
         BASE_BYTES
@@ -120,5 +121,18 @@ impl Plan {
             + self.max_connections() as u64 * CONNECTION_BYTES
             + in_flight * SMALL_BYTES
             + waiting * WAITING_BYTES
+            + growing
+    }
+}
+
+impl Upstream {
+    /// What replies may hold, in bytes, that is not counted in the budget while they wait for more of it. Where
+    /// messages cannot travel in parts, their length may not be known before their end, and they double.
+    fn growing_replies(&self) -> usize {
+        if self.protocol.has_parts() {
+            0
+        } else {
+            self.pool.max_connections * (self.protocol.max_message() / 2)
+        }
     }
 }
