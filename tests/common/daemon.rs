@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
@@ -211,6 +212,38 @@ impl Daemon {
     /// Its sockets towards this upstream address, connecting ones included.
     pub(crate) fn upstream_sockets(&self, address: &str) -> usize {
         kernel::sockets_of(self.pid(), kernel::port(address))
+    }
+
+    /// The most memory it had at a time so far, in bytes, as the kernel counts it.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// What `warmline check` says that it needs at most, in bytes.
+    pub(crate) fn memory_bound(&self) -> u64 {
+        let file = self.folder.path().join("warmline.toml");
+        let binary = env!("CARGO_BIN_EXE_warmline");
+        let output = Command::new(binary).arg("check").arg(file).args(["--format", "json"]).output().unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["memory_bound_bytes"].as_u64().unwrap()
+    }
+
+    /// Waits until it has nothing to do any more.
+    pub(crate) fn wait_still(&self) {
+        let look = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+            let words = stat.rsplit_once(") ").unwrap().1.split(' ').map(str::to_owned).collect::<Vec<_>>();
+            (words[0].clone(), words[11].clone(), words[12].clone())
+        };
+        let (mut last, mut same) = (look(), 0);
+        eventually("a daemon that sleeps", || {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = look();
+            same = if now == last && now.0 == "S" { same + 1 } else { 0 };
+            last = now;
+            (same >= 12).then_some(())
+        });
     }
 
     /// File descriptors it holds.

@@ -11,6 +11,7 @@ mod client;
 mod daemon;
 pub(crate) mod kernel;
 mod peers;
+pub(crate) mod stream;
 
 #[path = "../rig/message.rs"]
 pub(crate) mod message;
