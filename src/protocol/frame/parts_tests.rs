@@ -129,7 +129,9 @@ fn only_the_head_carries_the_id() {
         let mut all = Vec::new();
         while !out.is_empty() {
             let taken = out.write_once(|slices| {
-                slices.iter().for_each(|slice| all.extend_from_slice(slice));
+                for slice in slices {
+                    all.extend_from_slice(slice);
+                }
                 Ok::<_, std::convert::Infallible>(slices.iter().map(|slice| slice.len()).sum())
             });
             assert_ne!(taken, Ok(0));
