@@ -118,7 +118,7 @@ label! {
         Progress = "progress",
         /// It did not take its reply in `client_write`.
         Write = "write",
-        /// More than `max_reply_buffered` waited for it, and it took nothing.
+        /// More than its share of memory waited for it, and it took nothing.
         NotTaken = "not_taken",
     }
 }

@@ -9,11 +9,12 @@ use super::parts::Download;
 use super::{End, Session};
 use crate::events::ClientTimeout;
 use crate::lifecycle::Phase;
+use crate::wire::CHUNK;
 
 /// At a drain, how long a client that has just connected may take to send its first byte.
 const DRAIN_FIRST_BYTE: Duration = Duration::from_secs(1);
 
-/// How long more than `max_reply_buffered` may wait for a client that takes nothing.
+/// How long more than its share may wait for a client that takes nothing.
 const BACKLOG: Duration = Duration::from_secs(1);
 
 impl Session {
@@ -62,10 +63,10 @@ impl Session {
         Ok(())
     }
 
-    /// On a shared connection a client that takes nothing must not keep more than its share of memory.
+    /// A client that takes nothing must not keep more than its share of memory: on a shared connection what
+    /// it may buffer, and no more than what is free of charge where replies wait for memory.
     fn look_at_backlog(&mut self, now: Instant) -> Result<(), End> {
-        let (Some(limit), Some((since, _))) = (self.shared.settings.max_reply_buffered, self.writing_since)
-        else {
+        let Some((since, _)) = self.writing_since else {
             self.next_look = None;
             return Ok(());
         };
@@ -77,6 +78,10 @@ impl Session {
         let held = self.output.len()
             + self.download.as_ref().map_or(0, Download::held)
             + self.outstanding.iter().map(|(_, ticket)| ticket.held()).sum::<usize>();
+        let limit = match self.shared.settings.max_reply_buffered {
+            _ if self.shared.budget.is_starved() => CHUNK,
+            limit => limit.unwrap_or(usize::MAX),
+        };
         if since + BACKLOG <= now && held > limit {
             return Err(self.timed_out(ClientTimeout::NotTaken, End::Slow));
         }

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -50,7 +51,25 @@ pub enum Purpose {
 pub struct Budget {
     main: Arc<Semaphore>,
     reserve: Arc<Semaphore>,
+    /// Replies that wait for memory.
+    starved: Arc<AtomicUsize>,
     total: u64,
+}
+
+/// A reply that waits for memory, counted as long as it does.
+struct Starved(Arc<AtomicUsize>);
+
+impl Starved {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A [`Charge`] being waited for. Waiters of one share are served in order.
@@ -64,7 +83,8 @@ impl Budget {
             let units = usize::try_from(bytes / UNIT).unwrap_or(usize::MAX);
             Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
         };
-        Self { main: semaphore(bytes - reserve), reserve: semaphore(reserve), total: bytes }
+        let starved = Arc::default();
+        Self { main: semaphore(bytes - reserve), reserve: semaphore(reserve), starved, total: bytes }
     }
 
     /// The smallest budget, in bytes, in which a message of `max_message` bytes fits in either
@@ -84,6 +104,11 @@ impl Budget {
         self.total.saturating_sub(free)
     }
 
+    /// Whether a reply waits for memory: who holds some and does not use it stands in the way of all.
+    pub fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed) > 0
+    }
+
     /// Memory for a buffer of `bytes`, if there is enough now and nobody waits for it already.
     pub fn try_charge(&self, bytes: usize, purpose: Purpose) -> Option<Charge> {
         if bytes <= FREE {
@@ -101,7 +126,9 @@ impl Budget {
     /// for ever: `config` refuses a `max_message` over what [`Budget::floor`] allows.
     pub fn charge(&self, bytes: usize, purpose: Purpose) -> Charging {
         let (main, reserve, units) = (self.main.clone(), self.reserve.clone(), units(bytes));
+        let starved = (purpose == Purpose::Reply).then(|| Starved::new(&self.starved));
         Charging(Box::pin(async move {
+            let _starved = starved;
             // The semaphores are never closed, so an error cannot happen.
             let permit = match purpose {
                 Purpose::Request => main.acquire_many_owned(units).await,

@@ -479,6 +479,40 @@ async fn many_small_replies_that_are_not_taken_cut_their_client() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_does_not_take_replies_does_not_keep_the_memory_that_others_wait_for() {
+    let budget = Budget::new(256 << 10);
+    let mut pool = settings(Mode::Exclusive, 2, 2);
+    pool.request_timeout = 100 * SECOND;
+    pool.acquire_timeout = 100 * SECOND;
+    let world = World::within(pool, large_frames(), budget.clone());
+    let mut front = Front::of(world, large_frames(), Front::settings(Mode::Exclusive), budget);
+    for _ in 0..2 {
+        let mut server = front.server().await;
+        tokio::spawn(async move {
+            while let Ok((_, id, payload)) = receive(&mut server.wire).await {
+                let size = if payload == b"large" { 60_000 } else { 5 };
+                server.wire.write_all(&frame(0, id, &vec![0; size])).await.unwrap();
+            }
+        });
+    }
+    let mut slow: Vec<_> = (0..9).map(|_| front.connect()).collect();
+    for client in &mut slow {
+        client.wire.write_all(&frame(0, 1, b"large")).await.unwrap();
+        settle().await;
+    }
+    assert!(front.shared.budget.is_starved());
+    let mut other = front.connect();
+    other.wire.write_all(&frame(0, 2, b"small")).await.unwrap();
+    let reply = timeout(10 * SECOND, receive(&mut other.wire)).await;
+    assert_eq!(reply.expect("before client_write").unwrap(), (0, 2, vec![0; 5]));
+    assert!(front.world.events.clients_timed_out.of(ClientTimeout::NotTaken).get() > 0);
+    drop((slow, other));
+    tokio::time::sleep(SECOND).await;
+    assert_all_over(&front).await;
+    assert!(!front.shared.budget.is_starved());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_what_is_in_parts() {
     let mut front = start(Mode::Exclusive, 1);
     let mut server = front.server().await;
