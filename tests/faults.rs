@@ -31,6 +31,7 @@ in_each_protocol! {
         item_05_length_fields,
         item_05_impossible_lengths,
         item_16_oneway_and_close,
+        item_16_oneway_that_is_lost,
         item_17_log_lines;
 }
 
@@ -356,6 +357,20 @@ fn item_16_oneway_and_close(p: &Protocol) {
     server.assert_no_violation();
     daemon.assert_conserved();
     assert_eq!(daemon.outcome("sent"), 500);
+}
+
+/// An error message would pass for the reply to the next call: the client is told by a close.
+fn item_16_oneway_that_is_lost(p: &Protocol) {
+    let server = p.server();
+    let daemon = p.pool(&server, 1).start_ready();
+    drop(server);
+    let down = || daemon.metric("upstream_connects_total", &[("result", "refused")]);
+    eventually("a refused connect", || (down() > 0).then_some(()));
+    let mut client = p.client(&daemon.address);
+    client.send(&Asked::oneway(p.wire).bytes);
+    assert_eq!(client.message(), None, "an answer to a one-way request");
+    assert_eq!((daemon.outcome("refused"), daemon.outcome("sent")), (1, 0));
+    daemon.assert_conserved();
 }
 
 fn item_16_half_closing_client(p: &Protocol) {
