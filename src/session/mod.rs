@@ -286,7 +286,8 @@ impl Session {
             }
             Ok(None) => {}
             Err(refusal) => {
-                if !self.codec.refuse(id, &refusal, &mut self.output) {
+                // An error message about a one-way request would pass for the reply to another one.
+                if ticket.is_oneway() || !self.codec.refuse(id, &refusal, &mut self.output) {
                     self.ending = self.ending.or(Some(End::NoWords));
                 }
             }

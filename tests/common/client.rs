@@ -4,7 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 
 use super::socket::Stream;
-use super::{Message, PATIENCE, Request, Wire, flags};
+use super::{Message, PATIENCE, Request, Wire, eventually, flags};
 
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -77,21 +77,61 @@ impl Client {
     /// Waits for a message or the end. Hearing nothing at all is a failure.
     #[track_caller]
     pub(crate) fn receive(&mut self) -> Answer {
-        let mut buffer = [0; 16 << 10];
+        match self.message() {
+            None => Answer::Closed,
+            Some(message) if message.flags & flags::ERROR != 0 => Answer::Refused,
+            Some(message) => Answer::Reply(message),
+        }
+    }
+
+    /// Waits for a message as it is, `None` at the end.
+    #[track_caller]
+    pub(crate) fn message(&mut self) -> Option<Message> {
         loop {
             if let Some(message) = self.wire.decode(&mut self.input).expect("a message") {
-                let refused = message.flags & flags::ERROR != 0;
-                return if refused { Answer::Refused } else { Answer::Reply(message) };
+                return Some(message);
             }
-            match (&self.stream).read(&mut buffer) {
-                Ok(0) => return Answer::Closed,
-                Ok(read) => self.input.extend_from_slice(&buffer[..read]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    panic!("no answer in {PATIENCE:?}")
-                }
-                Err(_) => return Answer::Closed,
+            let bytes = self.some_bytes(16 << 10);
+            if bytes.is_empty() {
+                return None;
             }
+            self.input.extend_from_slice(&bytes);
         }
+    }
+
+    /// Waits for up to so many bytes; none at the end.
+    #[track_caller]
+    fn some_bytes(&self, most: usize) -> Vec<u8> {
+        let mut buffer = vec![0; most];
+        match (&self.stream).read(&mut buffer) {
+            Ok(read) => {
+                buffer.truncate(read);
+                buffer
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("no answer in {PATIENCE:?}"),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Reads so many bytes, fewer if the end comes before, or the end of a message.
+    #[track_caller]
+    pub(crate) fn read_up_to(&self, most: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < most && !matches!(self.wire.decode(&mut bytes.clone()), Ok(Some(_))) {
+            let more = self.some_bytes(most - bytes.len());
+            if more.is_empty() {
+                break;
+            }
+            bytes.extend(more);
+        }
+        bytes
+    }
+
+    /// Requires the end, and nothing before it.
+    #[track_caller]
+    pub(crate) fn expect_end(&self) {
+        let rest = [&self.input[..], &self.some_bytes(100)].concat();
+        assert!(rest.is_empty(), "after the answer came {}", rest.escape_ascii());
     }
 
     /// Requires the right reply.
@@ -136,6 +176,15 @@ pub(crate) fn call(address: &str, wire: Wire, verb: &str) -> Client {
     let asked = client.ask(verb);
     client.expect(&asked);
     client
+}
+
+/// Asks until it is served: each time the right reply or an explicit "no".
+pub(crate) fn call_until_served(address: &str, wire: Wire) {
+    eventually("served again", || {
+        let mut client = Client::connect(address, wire);
+        let asked = client.ask("echo");
+        matches!(client.expect_reply_or_refusal(&asked), Answer::Reply(_)).then_some(())
+    });
 }
 
 /// Whether the client was told "no", by a message or by a close.

@@ -19,20 +19,26 @@ pub(crate) const UPSTREAM: &str = "x";
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     listen: String,
+    level: String,
     global: String,
     upstream: String,
     fd_limit: Option<u32>,
 }
 
 impl Plan {
+    /// Carries to `endpoint` in `mode`; the protocol is left to be set.
+    pub(crate) fn without_protocol(mode: &str, endpoint: &str) -> Self {
+        let listen = "127.0.0.1:0".to_owned();
+        let level = "debug".to_owned();
+        Self { listen, level, global: String::new(), upstream: String::new(), fd_limit: None }
+            .global("log.format", "\"json\"")
+            .set("endpoints", &format!("[{endpoint:?}]"))
+            .set("pool.mode", &format!("{mode:?}"))
+    }
+
     /// Carries `wire` in `mode` to `endpoint`.
     pub(crate) fn new(wire: Wire, mode: &str, endpoint: &str) -> Self {
-        let listen = "127.0.0.1:0".to_owned();
-        let plan = Self { listen, global: String::new(), upstream: String::new(), fd_limit: None }
-            .global("log.format", "\"json\"")
-            .global("log.level", "\"debug\"")
-            .set("endpoints", &format!("[{endpoint:?}]"))
-            .set("pool.mode", &format!("{mode:?}"));
+        let plan = Self::without_protocol(mode, endpoint);
         let (flags_at, id_at) = match wire {
             Wire::Line => return plan.set("protocol.line.error", "\"ERR {reason}\\n\""),
             Wire::Tagged => (4, Some(8)),
@@ -66,6 +72,22 @@ impl Plan {
             }
             None => plan,
         }
+    }
+
+    /// Frames without `error`: a refusal is a close.
+    pub(crate) fn without_words(mut self) -> Self {
+        self.upstream = self
+            .upstream
+            .lines()
+            .filter(|line| !line.starts_with("protocol.frame.error"))
+            .fold(String::new(), |text, line| text + line + "\n");
+        self
+    }
+
+    /// Logs at this level.
+    pub(crate) fn level(mut self, level: &str) -> Self {
+        level.clone_into(&mut self.level);
+        self
     }
 
     /// Listens there instead of on a port of the kernel's choice.
@@ -105,8 +127,8 @@ impl Plan {
         let file = folder.path().join("warmline.toml");
         let admin = format!("unix:{}", folder.path().join("admin.sock").display());
         let text = format!(
-            "{}admin.listen = {admin:?}\n\n[upstreams.{UPSTREAM}]\nlisten = {:?}\n{}",
-            self.global, self.listen, self.upstream
+            "{}log.level = {:?}\nadmin.listen = {admin:?}\n\n[upstreams.{UPSTREAM}]\nlisten = {:?}\n{}",
+            self.global, self.level, self.listen, self.upstream
         );
         std::fs::write(&file, text).unwrap();
         let binary = env!("CARGO_BIN_EXE_warmline");
@@ -249,6 +271,14 @@ impl Daemon {
     /// File descriptors it holds.
     pub(crate) fn open_fds(&self) -> u64 {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count() as u64
+    }
+
+    /// What `warmline check` prints as its bounds.
+    pub(crate) fn bounds(&self) -> Value {
+        let file = self.folder.path().join("warmline.toml");
+        let mut check = Command::new(env!("CARGO_BIN_EXE_warmline"));
+        let output = check.args(["check", "--format", "json"]).arg(file).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Bounds its file descriptors from now on; gives the bound that held before.

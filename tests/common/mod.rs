@@ -2,7 +2,7 @@
 //!
 //! Every test has its own ports, folder and processes; all of them are gone when their values are dropped.
 //! Tests wait for a state with [`eventually`], never for a time.
-#![allow(dead_code, unused_imports, reason = "each test uses a part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test uses a part")]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "plain threads, no runtime")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what went wrong by failing")]
 #![allow(clippy::needless_pass_by_value, reason = "reads better at the call")]
@@ -11,6 +11,7 @@ mod client;
 mod daemon;
 pub(crate) mod kernel;
 mod peers;
+mod protocols;
 pub(crate) mod stream;
 
 #[path = "../rig/message.rs"]
@@ -22,10 +23,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{Answer, Asked, Client, call, is_refused};
+pub(crate) use client::{Answer, Asked, Client, call, call_until_served, is_refused};
 pub(crate) use daemon::{Daemon, Plan, UPSTREAM};
 pub(crate) use message::{Message, Request, Wire, flags};
 pub(crate) use peers::{Load, Server};
+pub(crate) use protocols::{PROTOCOLS, Protocol, in_each_protocol, in_protocol};
 
 /// When waiting is given up: a bound for broken code, far above what working code takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -85,11 +85,16 @@ impl Server {
     }
 
     pub(crate) fn for_mode_at(address: &str, wire: Wire, mode: &str) -> Self {
-        match mode {
-            "exclusive" => Self::start_at(address, wire, &["--exclusive"]),
-            "multiplex" => Self::start_at(address, wire, &["--out-of-order"]),
-            _ => Self::start_at(address, wire, &[]),
-        }
+        Self::for_mode_with(address, wire, mode, &[])
+    }
+
+    pub(crate) fn for_mode_with(address: &str, wire: Wire, mode: &str, also: &[&str]) -> Self {
+        let args: &[&str] = match mode {
+            "exclusive" => &["--exclusive"],
+            "multiplex" => &["--out-of-order"],
+            _ => &[],
+        };
+        Self::start_at(address, wire, &[args, also].concat())
     }
 
     pub(crate) fn start_at(address: &str, wire: Wire, args: &[&str]) -> Self {

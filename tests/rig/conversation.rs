@@ -121,7 +121,9 @@ impl Conversation<'_> {
         }
         let request = Request::verify(&message.payload).map_err(Fault::Violation)?;
         let oneway = message.flags == flags::ONEWAY;
-        self.rig.ledger().request(request.nonce, oneway);
+        if !self.answered_early {
+            self.rig.note(request.nonce, oneway)?;
+        }
         if oneway {
             return Ok(());
         }
@@ -182,8 +184,15 @@ impl Conversation<'_> {
             Verb::Hang => self.mute = !out_of_order,
             Verb::End(end) => self.end(end)?,
             Verb::Partial(size, end) => {
+                // Nothing may follow in the middle of a message.
+                for reply in std::mem::take(&mut self.batch) {
+                    peer.reply(wire, &reply)?;
+                }
                 let bytes = wire.encode(&reply);
                 peer.send(&bytes[..size.min(bytes.len())])?;
+                if size >= bytes.len() {
+                    lock(&peer.writing).owed.retain(|id| *id != reply.id);
+                }
                 self.mute = true;
                 self.end(end)?;
             }
@@ -193,8 +202,9 @@ impl Conversation<'_> {
             }
             Verb::Garbage => peer.send(&[0xff; 64])?,
             Verb::Dup => {
-                peer.reply(wire, &reply)?;
-                peer.send(&wire.encode(&reply))?;
+                // In one piece: without ids, a copy that comes later is the reply to the next request.
+                lock(&peer.writing).owed.retain(|id| *id != reply.id);
+                peer.send(&wire.encode(&reply).repeat(2))?;
             }
             Verb::Stray(size, millis) => {
                 peer.reply(wire, &reply)?;
@@ -238,6 +248,7 @@ impl Conversation<'_> {
             0
         };
         let payload = request.reply(&self.input[header..]);
+        self.rig.note(request.nonce, false)?;
         self.peer.send(&self.wire.encode(&Message { flags: 0, id, payload }))?;
         self.answered_early = true;
         sleep(Duration::from_millis(millis));

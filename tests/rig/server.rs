@@ -3,8 +3,10 @@
 //! Its first line on standard output tells its address; each command is answered by one line of JSON.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, BufRead, Write as _};
 use std::net::Shutdown;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,6 +35,9 @@ pub(crate) struct Options {
     /// serve, close, reset, hang, or greet:TEXT.
     #[arg(long, default_value = "serve")]
     on_connect: String,
+    /// Where to write the nonce of each request, one a line: what is there outlives a `kill -9`.
+    #[arg(long)]
+    journal: Option<PathBuf>,
 }
 
 /// What all threads share.
@@ -44,6 +49,7 @@ pub(crate) struct Rig {
     on_connect: Mutex<String>,
     /// What happens to the next requests that only ask for an echo.
     fault: Mutex<Option<(Verb, u64)>>,
+    journal: Option<File>,
 }
 
 /// One connection, for whoever writes to it or ends it.
@@ -109,6 +115,13 @@ impl Peer {
 impl Rig {
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
+    }
+
+    /// Enters a request, before anything is done about it.
+    pub(crate) fn note(&self, nonce: u128, oneway: bool) -> io::Result<()> {
+        self.ledger().request(nonce, oneway);
+        // One write a line: what is appended is never mixed.
+        self.journal.as_ref().map_or(Ok(()), |mut file| file.write_all(format!("{nonce:032x}\n").as_bytes()))
     }
 
     /// What to do with a request that asks for an echo.
@@ -209,7 +222,9 @@ impl Rig {
 pub(crate) fn run(options: Options) -> io::Result<()> {
     let listener = Listener::bind(&options.listen)?;
     say(&json!({ "address": listener.address(&options.listen)? }));
+    let open = |path| File::options().create(true).append(true).open(path);
     let rig = Arc::new(Rig {
+        journal: options.journal.as_ref().map(open).transpose()?,
         on_connect: Mutex::new(options.on_connect.clone()),
         options,
         ledger: Mutex::default(),

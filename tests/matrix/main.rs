@@ -1,0 +1,132 @@
+//! The fault matrix: every fault of a server times every protocol times a client that leaves after every
+//! byte of its request and of its reply. In processes of their own, judged by an oracle outside the proxy.
+//!
+//! The tables are [`common::PROTOCOLS`], [`fault::FAULTS`] and [`cell::cells`].
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "plain threads, no runtime")]
+
+mod block;
+mod cell;
+mod chaos;
+#[path = "../common/mod.rs"]
+mod common;
+mod fault;
+mod oracle;
+mod upstream;
+
+use std::io::Write as _;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use block::{Block, Shape, all_cells};
+use cell::Tally;
+use common::{PROTOCOLS, Protocol};
+use fault::{Event, FAULTS, Fault};
+
+/// Blocks that run at the same time: most of them wait for something most of the time.
+const BLOCKS: usize = 8;
+
+/// A block to run.
+#[derive(Debug)]
+struct Job {
+    name: String,
+    protocol: Protocol,
+    fault: Fault,
+    shape: Shape,
+}
+
+/// A line past the test harness, which shows only what failed tests print.
+fn say(line: &str) {
+    writeln!(std::io::stdout().lock(), "{line}").unwrap();
+}
+
+/// Runs jobs, some at a time; gives the total and the names of those that failed.
+fn run_all(jobs: impl Iterator<Item = Job> + Send, at_a_time: usize) -> (Tally, Vec<String>) {
+    let jobs = Mutex::new(jobs);
+    let (total, failed) = (Mutex::new(Tally::default()), Mutex::new(Vec::new()));
+    let work = || {
+        let next = || jobs.lock().unwrap().next();
+        while let Some(job) = next() {
+            let name = job.name.clone();
+            match run(job) {
+                Some(tally) => total.lock().unwrap().add(&tally),
+                None => failed.lock().unwrap().push(name),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..at_a_time {
+            scope.spawn(work);
+        }
+    });
+    (total.into_inner().unwrap(), failed.into_inner().unwrap())
+}
+
+fn run(Job { name, protocol, fault, shape }: Job) -> Option<Tally> {
+    let start = Instant::now();
+    let block = std::thread::Builder::new().name(name.clone());
+    let tally = block.spawn(move || Block::new(protocol, fault, shape).run()).unwrap().join().ok();
+    let seconds = start.elapsed().as_secs_f64();
+    match &tally {
+        None => say(&format!("{name}: FAILED after {seconds:.1} s")),
+        Some(Tally { cells, clients, replies, refusals, closes, asked, met, .. }) => say(&format!(
+            "{name}: {cells} cells, {clients} clients, {replies} replies, {refusals} refusals, \
+             {closes} closes, {met} of {} met, {seconds:.1} s",
+            asked.len()
+        )),
+    }
+    tally
+}
+
+/// All blocks; those that take longest begin.
+fn matrix() -> Vec<Job> {
+    let all = FAULTS.iter().flat_map(|fault| PROTOCOLS.iter().map(move |protocol| (*protocol, *fault)));
+    let job = |(protocol, fault): (Protocol, Fault)| Job {
+        name: format!("{} × {}", protocol.name, fault.name),
+        protocol,
+        fault,
+        shape: Shape {
+            // What happens to the whole server costs more time than clients do.
+            width: if fault.event == Event::Asked { 64 } else { 128 },
+            settings: Vec::new(),
+            load: None,
+            cells: all_cells(&protocol, &fault),
+            first_place: 0,
+        },
+    };
+    let mut jobs = all.filter(|(protocol, fault)| fault.fits(protocol)).map(job).collect::<Vec<_>>();
+    jobs.sort_by_key(|job| !job.fault.hangs() && !job.fault.is_slow());
+    jobs
+}
+
+fn with_commas(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
+}
+
+/// `WARMLINE_MATRIX=TEXT` runs only the blocks whose name has this text.
+#[test]
+fn every_fault_times_every_protocol_times_every_byte() {
+    let start = Instant::now();
+    let only = std::env::var("WARMLINE_MATRIX").unwrap_or_default();
+    let jobs = matrix().into_iter().filter(|job| job.name.contains(&only)).collect::<Vec<_>>();
+    let blocks = jobs.len();
+    let (total, failed) = run_all(jobs.into_iter(), BLOCKS);
+    let Tally { cells, clients, replies, refusals, closes, .. } = total;
+    say(&format!(
+        "matrix: {cells} cells in {blocks} blocks, {clients} clients, {replies} replies, {refusals} refusals, \
+         {closes} closes, {} blocks failed, {:.0} s",
+        failed.len(),
+        start.elapsed().as_secs_f64()
+    ));
+    assert!(failed.is_empty(), "{failed:#?}");
+    let readme = include_str!("../../README.md");
+    let claim = format!(
+        "{} faults, {} protocols and modes, {blocks} blocks, {} cells",
+        FAULTS.len() - 1,
+        PROTOCOLS.len(),
+        with_commas(cells)
+    );
+    assert!(!only.is_empty() || readme.contains(&claim), "README.md does not say: {claim}");
+}
