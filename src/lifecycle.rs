@@ -3,9 +3,11 @@
 //! [`Alarm`] by which a task keeps its deadlines.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How far a shutdown has come. Phases only move forward.
@@ -20,22 +22,39 @@ pub enum Phase {
 }
 
 /// The hand that moves a phase forward.
-#[derive(Debug)]
-pub struct Switch(watch::Sender<Phase>);
+#[derive(Debug, Default)]
+pub struct Switch(Arc<Shared>);
 
 /// A view of a [`Switch`]. Clones see the same switch.
 #[derive(Clone, Debug)]
-pub struct Watch(watch::Receiver<Phase>);
+pub struct Watch(Arc<Shared>);
+
+/// Not tokio's `watch`: that one wakes in an order drawn by lot, and a run of a seed is to be repeated.
+#[derive(Debug, Default)]
+struct Shared {
+    phase: AtomicU8,
+    changed: Notify,
+}
+
+impl Shared {
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Running,
+            1 => Phase::Draining,
+            _ => Phase::Stopped,
+        }
+    }
+}
 
 impl Switch {
     /// A switch in [`Phase::Running`].
     pub fn new() -> Self {
-        Self(watch::Sender::new(Phase::Running))
+        Self::default()
     }
 
     /// A view of this switch.
     pub fn watch(&self) -> Watch {
-        Watch(self.0.subscribe())
+        Watch(self.0.clone())
     }
 
     /// Asks everyone to finish what they have.
@@ -50,34 +69,39 @@ impl Switch {
 
     /// The phase now.
     pub fn phase(&self) -> Phase {
-        *self.0.borrow()
+        self.0.phase()
     }
 
     fn advance(&self, to: Phase) {
-        self.0.send_if_modified(|phase| {
-            let forward = *phase < to;
-            *phase = (*phase).max(to);
-            forward
-        });
+        if self.0.phase.fetch_max(to as u8, Ordering::AcqRel) < to as u8 {
+            self.0.changed.notify_waiters();
+        }
     }
 }
 
-impl Default for Switch {
-    fn default() -> Self {
-        Self::new()
+/// Whoever could still have moved it is gone: that counts as stopped.
+impl Drop for Switch {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
 impl Watch {
-    /// The phase now. A dropped switch counts as stopped: whoever could still have moved it is gone.
+    /// The phase now.
     pub fn phase(&self) -> Phase {
-        if self.0.has_changed().is_err() { Phase::Stopped } else { *self.0.borrow() }
+        self.0.phase()
     }
 
     /// Waits until the phase is `phase` or later. Cancel-safe.
     pub async fn reached(&mut self, phase: Phase) {
-        // An error means the sender is gone, which is the end as well.
-        let _ = self.0.wait_for(|now| *now >= phase).await;
+        loop {
+            // Made before the look: it hears of every move from here on.
+            let changed = self.0.changed.notified();
+            if self.phase() >= phase {
+                return;
+            }
+            changed.await;
+        }
     }
 }
 

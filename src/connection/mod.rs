@@ -173,13 +173,14 @@ impl Connection {
         let next_phase = if self.back.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
         let lost = self.lost();
         // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
-        // of itself at once.
+        // of itself at once. First what is learnt only here; the rest each turn sees for itself.
         tokio::select! {
+            biased;
+            () = self.input.granted() => self.last_read = Instant::now(),
+            () = parts::room(self.download.as_ref()) => self.resume(),
             () = std::future::poll_fn(|cx| self.seat.poll_work(cx)) => {}
             ready = self.wire.ready(interest) => ready.map_err(|_| lost)?,
-            () = self.input.granted() => self.last_read = Instant::now(),
             () = parts::more(self.upload.as_ref(), &self.output) => {}
-            () = parts::room(self.download.as_ref()) => self.resume(),
             () = alarm.reached(deadline) => {}
             () = self.back.reached(next_phase) => {}
         }

@@ -101,8 +101,10 @@ impl Keeper {
                 self.ended(done);
             }
             let look_again = self.dial_what_is_wanted(Instant::now());
-            // Every branch is cancel-safe: a finished task stays in the set until it is taken out.
+            // Every branch is cancel-safe: a finished task stays in the set until it is taken out. Whichever it
+            // is, the loop looks at them all.
             tokio::select! {
+                biased;
                 () = pool.queue.changed() => {}
                 Some(done) = self.tasks.join_next_with_id() => self.ended(done),
                 () = alarm.reached(look_again) => {}
@@ -252,6 +254,7 @@ async fn open_and_run(
     let mut back = shared.back.clone();
     // Cancel-safe: an attempt given up at shutdown closes its socket.
     let wire = tokio::select! {
+        biased;
         dialled = dial(&*connector, endpoint, &shared.settings) => dialled?,
         () = back.reached(Phase::Draining) => {
             let text = "shutting down".to_owned();

@@ -58,6 +58,7 @@ impl Session {
             let mut alarm = Alarm::default();
             // Cancel-safe: as in `wait`.
             tokio::select! {
+                biased;
                 (index, _) = next_answer(&mut self.outstanding) => { self.outstanding.remove(index); }
                 () = alarm.reached(look_again) => {}
                 () = self.front.reached(Phase::Stopped) => {}

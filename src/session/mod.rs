@@ -366,17 +366,18 @@ impl Session {
         let next_phase = if self.front.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
         let mut answered = None;
         // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
-        // of itself at once.
+        // of itself at once. First what is learnt only here, once; the rest each turn sees for itself.
         tokio::select! {
-            found = next_answer(&mut self.outstanding), if self.download.is_none() => answered = Some(found),
-            () = parts::more(self.download.as_ref(), &self.output) => {}
+            biased;
             () = parts::room(self.upload.as_ref()) => self.resume_upload(),
-            ready = self.wire.ready(interest) => ready.map_err(|_| End::Gone)?,
             () = self.input.granted() => self.reading_since = Instant::now(),
+            found = next_answer(&mut self.outstanding), if self.download.is_none() => answered = Some(found),
             () = async { match &self.idle {
                 Some(place) => place.evicted().await,
                 None => std::future::pending().await,
             } } => return self.evicted(),
+            ready = self.wire.ready(interest) => ready.map_err(|_| End::Gone)?,
+            () = parts::more(self.download.as_ref(), &self.output) => {}
             () = alarm.reached(deadline) => {}
             () = self.front.reached(next_phase) => {}
         }

@@ -132,8 +132,10 @@ impl Budget {
             // The semaphores are never closed, so an error cannot happen.
             let permit = match purpose {
                 Purpose::Request => main.acquire_many_owned(units).await,
-                // Whichever share has room first. Cancel-safe: a permit that is not taken goes back.
+                // Whichever share has room first, the reserve last. Cancel-safe: a permit that is not taken
+                // goes back.
                 Purpose::Reply => tokio::select! {
+                    biased;
                     permit = main.acquire_many_owned(units) => permit,
                     permit = reserve.acquire_many_owned(units) => permit,
                 },

@@ -15,6 +15,13 @@ pub struct Pipe {
     side: usize,
 }
 
+/// Sees from outside whether a side is closed.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    shared: Arc<Mutex<[Flow; 2]>>,
+    side: usize,
+}
+
 /// What flows towards one side.
 #[derive(Debug, Default)]
 struct Flow {
@@ -53,7 +60,19 @@ impl Flow {
     }
 }
 
+impl Witness {
+    /// Whether the side it looks at is still held by somebody.
+    pub fn is_open(&self) -> bool {
+        !self.shared.lock().unwrap_or_else(PoisonError::into_inner)[self.side].unheard
+    }
+}
+
 impl Pipe {
+    /// One that looks at this side, whoever holds it.
+    pub fn witness(&self) -> Witness {
+        Witness { shared: self.shared.clone(), side: self.side }
+    }
+
     fn flows(&self) -> MutexGuard<'_, [Flow; 2]> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,6 +204,18 @@ mod tests {
         assert!(!waiting.is_finished());
         b.read_exact(&mut [0; 5]).await.unwrap();
         waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_witness_sees_the_close_and_nothing_before_it() {
+        let (mut a, b) = pair(64);
+        let (of_a, of_b) = (a.witness(), b.witness());
+        a.shut_down();
+        assert!(of_a.is_open() && of_b.is_open());
+        drop(b);
+        assert!(of_a.is_open() && !of_b.is_open());
+        a.reset();
+        assert!(!of_a.is_open());
     }
 
     #[tokio::test]
