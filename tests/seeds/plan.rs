@@ -1,0 +1,216 @@
+//! What a seed stands for: all that is chosen before anything runs.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use warmline::connection::{self, Preamble};
+use warmline::net::{Address, Tuning};
+use warmline::pool;
+use warmline::protocol::Mode;
+use warmline::session::{self, ClientClose};
+use warmline::wire::Budget;
+
+use crate::clients::{self, Script};
+use crate::dialect::{Dialect, MAX_MESSAGE};
+
+/// What a server that speaks first says, and what it is told.
+pub(crate) const GREETING: (&[u8], &[u8]) = (b"220 sim\n", b"hello\n");
+
+/// A budget that is never short, in bytes.
+pub(crate) const AMPLE: u64 = 1 << 20;
+
+/// The plan of one seed.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) dialect: Dialect,
+    /// Whether the proxy has words for an error.
+    pub(crate) words: bool,
+    pub(crate) pool: pool::Settings,
+    pub(crate) session: session::Settings,
+    pub(crate) budget: u64,
+    /// Bytes on their way in each direction: of a client's connection, and of a server's.
+    pub(crate) capacity: (usize, usize),
+    pub(crate) sizes: Sizes,
+    /// How the endpoints take connects, each from a time on.
+    pub(crate) weather: Vec<Vec<(Duration, Weather)>>,
+    /// How likely it is that a server's connection, and each of its replies, go wrong; in percent.
+    pub(crate) mischief: (u8, u8),
+    /// Whether replies that hang come when the faults end.
+    pub(crate) wakes: bool,
+    /// When the faults end.
+    pub(crate) calm: Duration,
+    pub(crate) drain: Option<Drain>,
+    pub(crate) clients: Vec<Script>,
+    /// When the listener would make room.
+    pub(crate) evictions: Vec<Duration>,
+}
+
+/// A drain in the middle of it all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drain {
+    pub(crate) at: Duration,
+    pub(crate) timeout: Duration,
+}
+
+/// How an endpoint takes connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weather {
+    Up,
+    Slow(Duration),
+    Fails(ErrorKind),
+    Hangs,
+    /// Connects, and says something else than it should, or nothing.
+    Rude,
+}
+
+/// Between `from` and `to` milliseconds.
+pub(crate) fn millis(rng: &mut Rng, from: u64, to: u64) -> Duration {
+    Duration::from_millis(rng.u64(from..=to))
+}
+
+/// True in so many of a hundred cases.
+pub(crate) fn chance(rng: &mut Rng, percent: u8) -> bool {
+    rng.u8(0..100) < percent
+}
+
+pub(crate) fn pick<T: Copy>(rng: &mut Rng, items: &[T]) -> T {
+    items[rng.usize(0..items.len())]
+}
+
+/// How long messages are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// The least bytes on their way in any direction.
+    pub(crate) capacity: usize,
+    /// Mostly large.
+    pub(crate) heavy: bool,
+}
+
+/// Bytes of a filling.
+pub(crate) fn filling(rng: &mut Rng, sizes: Sizes) -> usize {
+    let size = match rng.u8(0..10) + if sizes.heavy { 6 } else { 0 } {
+        0..6 => rng.usize(0..60),
+        6..8 => rng.usize(60..4000),
+        _ => rng.usize(4000..MAX_MESSAGE - 100),
+    };
+    // A large message through a tiny pipe takes many steps and shows nothing new.
+    size.min(sizes.capacity * 100)
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let mode = pick(rng, &[Mode::Exclusive, Mode::Pipeline, Mode::Multiplex]);
+        let dialect = match mode {
+            Mode::Multiplex => Dialect::Frame { id: pick(rng, &[1, 2, 4]) },
+            _ if chance(rng, 25) => Dialect::Line,
+            _ => Dialect::Frame { id: pick(rng, &[0, 1, 2, 4]) },
+        };
+        let pool = pool_settings(rng, mode);
+        let session = session_settings(rng, mode);
+        let tiny = chance(rng, 30);
+        let sizes: &[usize] = if tiny { &[1, 2, 3, 5, 9, 17] } else { &[40, 300, 4096, 5000, 65_536] };
+        let capacity = (pick(rng, sizes), pick(rng, sizes));
+        let heavy = !tiny && chance(rng, 25);
+        let fillings = Sizes { capacity: capacity.0.min(capacity.1), heavy };
+        let small = Budget::floor(MAX_MESSAGE as u64);
+        let budget = if chance(rng, if heavy { 70 } else { 30 }) { small } else { AMPLE };
+        let mischief = pick(rng, &[(0, 0), (15, 5), (40, 10), (70, 25)]);
+        let calm = millis(rng, 3_000, 15_000);
+        let weather = pool.endpoints.iter().map(|_| weather(rng, mischief.0, calm)).collect();
+        let clients = (0..rng.usize(2..14)).map(|n| clients::draw(rng, n, dialect, fillings, calm)).collect();
+        let drain =
+            chance(rng, 30).then(|| Drain { at: millis(rng, 10, 12_000), timeout: millis(rng, 200, 12_000) });
+        let evictions = (0..rng.usize(0..3)).map(|_| millis(rng, 0, 10_000)).collect();
+        let (words, wakes) = (chance(rng, 75), rng.bool());
+        Self {
+            dialect,
+            words,
+            pool,
+            session,
+            budget,
+            capacity,
+            sizes: fillings,
+            weather,
+            mischief,
+            wakes,
+            calm,
+            drain,
+            clients,
+            evictions,
+        }
+    }
+
+    /// Whether servers do nothing wrong.
+    pub(crate) fn is_gentle(&self) -> bool {
+        self.mischief == (0, 0)
+    }
+}
+
+fn weather(rng: &mut Rng, mischief: u8, calm: Duration) -> Vec<(Duration, Weather)> {
+    let mut changes = vec![(Duration::ZERO, Weather::Up)];
+    if mischief > 0 {
+        for _ in 0..rng.usize(0..5) {
+            let at = calm.mul_f64(rng.f64());
+            changes.push((at, cloud(rng)));
+        }
+        if rng.bool() {
+            changes.push((Duration::ZERO, cloud(rng)));
+        }
+        changes.sort_by_key(|(at, _)| *at);
+    }
+    changes
+}
+
+fn cloud(rng: &mut Rng) -> Weather {
+    let slow = Weather::Slow(millis(rng, 1, 900));
+    let refuses = Weather::Fails(ErrorKind::ConnectionRefused);
+    let other = [ErrorKind::NotFound, ErrorKind::TimedOut, ErrorKind::HostUnreachable];
+    let fails = Weather::Fails(pick(rng, &other));
+    pick(rng, &[Weather::Up, slow, refuses, fails, Weather::Hangs, Weather::Rude])
+}
+
+fn pool_settings(rng: &mut Rng, mode: Mode) -> pool::Settings {
+    let endpoint = |port| Address::Tcp { host: "sim".into(), port };
+    let max_connections = rng.usize(1..=6);
+    let request_timeout = millis(rng, 500, 8_000);
+    let stall = request_timeout.mul_f64(1.0 + 2.0 * rng.f64());
+    let spoken_to = chance(rng, 20);
+    let (expect, send) = GREETING;
+    pool::Settings {
+        endpoints: (1..=rng.u16(1..=3)).map(endpoint).collect(),
+        mode,
+        min_connections: rng.usize(0..=max_connections),
+        max_connections,
+        max_connecting: rng.usize(1..=4),
+        max_in_flight: pick(rng, &[1, 2, 3, 8, 64, 127]),
+        max_waiting: pick(rng, &[1, 3, 20, 1000]),
+        acquire_timeout: millis(rng, 200, 4_000),
+        request_timeout,
+        connection: connection::Settings {
+            connect_timeout: millis(rng, 100, 1_000),
+            stall,
+            idle_timeout: millis(rng, 500, 20_000),
+            max_lifetime: pick(rng, &[2, 10, 1800]) * Duration::from_secs(1),
+            max_requests: pick(rng, &[0, 0, 0, 1, 2, 7]),
+            preamble: spoken_to
+                .then(|| Preamble { expect: Bytes::from_static(expect), send: Bytes::from_static(send) }),
+            tuning: Tuning { nodelay: true, keepalive: None, user_timeout: None, source: None },
+        },
+    }
+}
+
+fn session_settings(rng: &mut Rng, mode: Mode) -> session::Settings {
+    session::Settings {
+        one_shot: chance(rng, 25),
+        client_close: pick(
+            rng,
+            &[ClientClose::Auto, ClientClose::Auto, ClientClose::Fin, ClientClose::Reset],
+        ),
+        client_read: millis(rng, 500, 8_000),
+        client_idle: millis(rng, 500, 10_000),
+        client_write: millis(rng, 500, 8_000),
+        max_per_client: if mode == Mode::Multiplex { rng.usize(1..8) } else { 1 },
+    }
+}
