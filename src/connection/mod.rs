@@ -77,6 +77,8 @@ pub(crate) struct Connection {
     in_flight: InFlight,
     /// The request being sent in parts.
     upload: Option<Upload>,
+    /// Control answers that wait for the end of the upload.
+    aside: Output,
     /// The reply being read in parts.
     download: Option<Download>,
     seat: Seat,
@@ -115,6 +117,7 @@ impl Connection {
             output: Output::new(),
             in_flight: InFlight::new(shared.mode, shared.protocol.tags()),
             upload: None,
+            aside: Output::new(),
             download: None,
             seat,
             back: shared.back.clone(),
@@ -287,7 +290,8 @@ impl Connection {
     }
 
     fn control(&mut self, answer: &[u8]) -> Result<(), CloseReason> {
-        self.output.put(answer);
+        let output = if self.upload.is_some() { &mut self.aside } else { &mut self.output };
+        output.put(answer);
         self.control += answer.len();
         if self.control > MAX_CONTROL {
             return Err(self.desync(&"heartbeats sent, their answers not read"));
@@ -404,7 +408,7 @@ impl Connection {
             self.finished(Verdict::Neutral);
         }
         if flushed.map_err(|_| self.lost())? {
-            self.control = 0;
+            self.control = self.aside.len();
         }
         Ok(())
     }
@@ -418,7 +422,8 @@ impl Connection {
 
     fn close(mut self, reason: CloseReason) {
         let owed = self.in_flight.owed();
-        let clean = self.in_flight.is_empty() && self.output.is_empty() && self.input.bytes.is_empty();
+        // A reset would destroy a one-way request that the server has not read yet.
+        let clean = self.in_flight.owes_nobody() && self.output.is_empty() && self.input.bytes.is_empty();
         let refusal = if reason == CloseReason::Desync { Refusal::Desync } else { Refusal::Lost };
         let verdict = if reason == CloseReason::Cut { Verdict::Neutral } else { Verdict::Failed };
         for slot in self.in_flight.drain() {

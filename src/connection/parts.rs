@@ -70,6 +70,7 @@ impl Connection {
                     let now = Instant::now();
                     self.owing_since = now;
                     self.in_flight.uploaded(self.output.end(), now);
+                    self.output.append(&mut self.aside);
                     self.seat.uploaded();
                     return Ok(false);
                 }

@@ -66,6 +66,8 @@ pub struct Session {
     upload: Option<Upload>,
     /// The reply being written in parts.
     download: Option<Download>,
+    /// Words of our own that wait for the end of the download.
+    aside: Output,
     shared: Arc<Shared>,
     events: Arc<events::Upstream>,
     front: Watch,
@@ -99,6 +101,7 @@ impl Session {
             outstanding: VecDeque::new(),
             upload: None,
             download: None,
+            aside: Output::new(),
             events: shared.pool.events().clone(),
             front: shared.front.clone(),
             shared,
@@ -187,7 +190,7 @@ impl Session {
             Some(upload) => upload.has_room(),
             None => self.output.len() < MAX_UNWRITTEN,
         };
-        self.fin.is_none() && self.ending.is_none() && self.input.has_room() && takes_more
+        self.fin.is_none() && self.takes_in() && self.input.has_room() && takes_more
     }
 
     fn may_decode(&self) -> bool {
@@ -196,10 +199,15 @@ impl Session {
             None => {
                 self.outstanding.len() + usize::from(self.download.is_some())
                     < self.shared.settings.max_per_client
-                    && self.output.len() < MAX_UNWRITTEN
+                    && self.output.len() + self.aside.len() < MAX_UNWRITTEN
             }
         };
-        self.ending.is_none() && !self.input.is_waiting() && takes_more
+        self.takes_in() && !self.input.is_waiting() && takes_more
+    }
+
+    /// What is told to end still takes in the rest of a request that is on its way.
+    fn takes_in(&self) -> bool {
+        self.ending.is_none() || self.upload.is_some()
     }
 
     /// Takes in what there is, as far as it may. True if only more bytes would lead further.
@@ -213,7 +221,8 @@ impl Session {
                     self.input.take_charge();
                     self.reading_since = Instant::now();
                     self.unanswered = true;
-                    self.output.put(answer.as_deref().unwrap_or_default());
+                    let words = if self.download.is_some() { &mut self.aside } else { &mut self.output };
+                    words.put(answer.as_deref().unwrap_or_default());
                 }
                 Ok(Received::Closing) => {
                     self.input.take_charge();
@@ -271,7 +280,8 @@ impl Session {
         };
         self.events.malformed(&self.wire.peer(), &bad.reason, &self.input.bytes);
         exchange::refuse_unopened(&refusal, &self.events);
-        self.codec.refuse(&bad.id, &refusal, &mut self.output);
+        let words = if self.download.is_some() { &mut self.aside } else { &mut self.output };
+        self.codec.refuse(&bad.id, &refusal, words);
         self.input.clear();
         self.ending = Some(End::CutOff);
     }

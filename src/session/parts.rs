@@ -145,6 +145,7 @@ impl Session {
                 Next::Cut => return Err(End::Cut),
                 Next::Whole => {
                     self.download = None;
+                    self.output.append(&mut self.aside);
                     self.reading_since = Instant::now();
                     if self.outstanding.is_empty() {
                         // As after any last answer: see `wait`.

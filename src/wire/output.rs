@@ -69,6 +69,14 @@ impl Output {
         self.pieces.push_back(Piece { bytes, _charge: charge });
     }
 
+    /// Appends what `other` has left.
+    pub fn append(&mut self, other: &mut Self) {
+        other.close_tail();
+        for Piece { bytes, _charge: charge } in std::mem::take(other).pieces {
+            self.put_bytes(bytes, charge);
+        }
+    }
+
     /// Bytes put and not yet written.
     pub fn len(&self) -> usize {
         usize::try_from(self.put - self.written).unwrap_or(usize::MAX)
@@ -178,6 +186,19 @@ mod tests {
             prop_assert_eq!(drain(&mut out, step), expected);
             prop_assert_eq!(out.written(), out.end());
         }
+    }
+
+    #[test]
+    fn what_another_has_left_is_appended() {
+        let (mut out, mut other) = (Output::new(), Output::new());
+        out.put(b"a");
+        other.put(b"gone,");
+        assert_eq!(other.write_once(|_| Ok::<_, Infallible>(5)), Ok(5));
+        other.put(b"b");
+        other.put_bytes(vec![b'c'; COPY_BELOW].into(), Charge::none());
+        out.append(&mut other);
+        assert!(other.is_empty());
+        assert_eq!(drain(&mut out, 100), [&b"ab"[..], &[b'c'; COPY_BELOW]].concat());
     }
 
     #[test]

@@ -298,3 +298,20 @@ async fn a_call_behind_oneways_is_not_late_already() {
     let answer = timeout(Duration::from_secs(1), call.answer()).await;
     assert!(answer.is_err(), "{answer:?} at once, from a server that is neither slow nor silent");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_oneway_that_was_sent_is_not_destroyed_by_the_close() {
+    let mut limits = settings(Mode::Multiplex, 1, 1);
+    limits.connection.max_requests = 2;
+    let mut world = World::new(limits);
+    let mut server = world.accept().await;
+    settle().await;
+    let call = world.call(b"call");
+    settle().await;
+    call.abandon();
+    let _oneway = world.send(ONEWAY, b"fire");
+    settle().await;
+    assert_eq!(world.outcomes(Outcome::Sent), 1);
+    assert_eq!(server.receive().await.2, b"call");
+    assert_eq!(server.receive().await.2, b"fire");
+}

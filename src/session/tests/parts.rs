@@ -8,7 +8,7 @@ use super::*;
 use crate::events::CloseReason;
 use crate::frame::Endian;
 use crate::pool;
-use crate::protocol::frame::{self, Condition, Field, Frame, Length, Size, Template};
+use crate::protocol::frame::{self, Condition, Field, Frame, Heartbeat, Length, Size, Template};
 
 /// What messages travel in parts above, in these stories.
 const MAX_BUFFERED: usize = 8 << 10;
@@ -16,11 +16,19 @@ const LARGE: usize = 300_000;
 
 /// Frames: length (4, of the whole), flags (1), id (4), payload.
 fn large_frames() -> Arc<dyn Protocol> {
+    large_frames_with(Some("0000000a 80 {id} 21"))
+}
+
+fn large_frames_with(error: Option<&str>) -> Arc<dyn Protocol> {
     let mut settings =
         frame::Settings::new(Length { offset: 0, size: Size::Bytes(4), endian: Endian::Big, adjust: 0 });
     settings.id = Some(Field { offset: 5, size: 4, endian: Endian::Big, avoid: vec![] });
     settings.oneway = vec![Condition { offset: 4, mask: ONEWAY, equals: ONEWAY }];
-    settings.error = Some(Template::parse("0000000a 80 {id} 21").unwrap());
+    settings.heartbeat = Some(Heartbeat {
+        conditions: vec![Condition { offset: 4, mask: HEARTBEAT, equals: HEARTBEAT }],
+        reply: Some(Template::parse("0000000a 40 {id} 21").unwrap()),
+    });
+    settings.error = error.map(|error| Template::parse(error).unwrap());
     settings.in_order = true;
     Arc::new(Frame::new(settings).unwrap())
 }
@@ -535,4 +543,70 @@ async fn a_drain_waits_for_what_is_in_parts() {
     client.session.await.unwrap();
     assert!(server.end().await.is_ok());
     front.world.keeper.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_of_the_server_is_not_answered_into_a_request() {
+    let mut front = start(Mode::Multiplex, 1);
+    let mut server = front.server().await;
+    let mut client = front.connect();
+    let request = frame(0, 1, &payload(20_000, 5));
+    client.wire.write_all(&request[..10_000]).await.unwrap();
+    settle().await;
+    server.wire.write_all(&frame(HEARTBEAT, 77, b"")).await.unwrap();
+    settle().await;
+    client.wire.write_all(&request[10_000..]).await.unwrap();
+    let (_, tag, got) = receive(&mut server.wire).await.unwrap();
+    assert!(got == request[9..], "other bytes");
+    assert_eq!(receive(&mut server.wire).await.unwrap(), (0x40, 77, b"!".to_vec()));
+    server.wire.write_all(&frame(0, tag, b"done")).await.unwrap();
+    assert_eq!(receive(&mut client.wire).await.unwrap(), (0, 1, b"done".to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_said_into_a_reply() {
+    for (said, answer) in [
+        (frame(HEARTBEAT, 8, b""), (0x40, 8, b"!".to_vec())),
+        (vec![0xff; 9], (ERROR, u32::MAX, b"!".to_vec())),
+    ] {
+        let mut front = start(Mode::Multiplex, 1);
+        let mut server = front.server().await;
+        let mut client = front.connect();
+        client.wire.write_all(&frame(0, 1, b"ask")).await.unwrap();
+        let (_, tag, _) = receive(&mut server.wire).await.unwrap();
+        let reply = frame(0, tag, &payload(20_000, 6));
+        server.wire.write_all(&reply[..10_000]).await.unwrap();
+        // The client has all that there is of its reply, and says something.
+        let mut got = vec![0; 8_000];
+        client.wire.read_exact(&mut got).await.unwrap();
+        settle().await;
+        client.wire.write_all(&said).await.unwrap();
+        settle().await;
+        let mut rest = vec![0; reply.len() - got.len()];
+        let (sent, read) =
+            tokio::join!(server.wire.write_all(&reply[10_000..]), client.wire.read_exact(&mut rest));
+        sent.unwrap();
+        read.unwrap();
+        got.extend(rest);
+        assert!(got[9..] == reply[9..], "other bytes");
+        assert_eq!(receive(&mut client.wire).await.unwrap(), answer);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_refused_without_words_does_not_hold_an_upload_for_ever() {
+    let mut front = start_with(Mode::Multiplex, |pool, _| {
+        (pool.min_connections, pool.max_connections) = (2, 2);
+        pool.request_timeout = SECOND;
+    });
+    Arc::get_mut(&mut front.shared).unwrap().protocol = large_frames_with(None);
+    for mut server in [front.server().await, front.server().await] {
+        tokio::spawn(async move { server.wire.read_to_end(&mut Vec::new()).await });
+    }
+    let mut client = front.connect();
+    // The call is refused when its time is up, and the client is to be told by a close.
+    client.wire.write_all(&frame(0, 1, b"hangs")).await.unwrap();
+    client.wire.write_all(&frame(0, 2, &payload(LARGE, 7))[..MAX_BUFFERED + 500]).await.unwrap();
+    let end = timeout(60 * SECOND, client.session).await;
+    assert!(end.is_ok(), "the session waits for a client that sends nothing");
 }
