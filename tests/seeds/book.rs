@@ -17,6 +17,7 @@ const SMALL: usize = 4096;
 
 /// What a client may expect.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a rule of its own")]
 pub(crate) struct Rules {
     pub(crate) dialect: Dialect,
     pub(crate) words: bool,

@@ -193,7 +193,7 @@ impl Peer<'_> {
     async fn write(&self, half: &mut WriteHalf<Wire>) -> Leave {
         let leave = self.write_all(half).await;
         match leave {
-            Leave::Close => self.until(|book| book.is_settled()).await,
+            Leave::Close => self.until(Book::is_settled).await,
             Leave::HalfClose => half.shutdown().await.unwrap(),
             Leave::Abruptly | Leave::Reset | Leave::Stay => {}
         }

@@ -19,7 +19,12 @@ use crate::dialect::{Dialect, MAX_MESSAGE};
 pub(crate) const GREETING: (&[u8], &[u8]) = (b"220 sim\n", b"hello\n");
 
 /// A budget that is never short, in bytes.
-pub(crate) const AMPLE: u64 = 1 << 20;
+pub(crate) const AMPLE: u64 = 8 << 20;
+
+/// Larger messages travel in parts, in bytes: none, or many.
+const WHOLE: usize = 1 << 20;
+const IN_PARTS: usize = 4097;
+const REPLY_BUFFERED: usize = 4 << 10;
 
 /// The plan of one seed.
 #[derive(Debug)]
@@ -107,8 +112,8 @@ impl Plan {
             _ if chance(rng, 25) => Dialect::Line,
             _ => Dialect::Frame { id: pick(rng, &[0, 1, 2, 4]) },
         };
-        let pool = pool_settings(rng, mode);
-        let session = session_settings(rng, mode);
+        let mut pool = pool_settings(rng, mode);
+        let mut session = session_settings(rng, mode);
         let tiny = chance(rng, 30);
         let sizes: &[usize] = if tiny { &[1, 2, 3, 5, 9, 17] } else { &[40, 300, 4096, 5000, 65_536] };
         let capacity = (pick(rng, sizes), pick(rng, sizes));
@@ -116,6 +121,10 @@ impl Plan {
         let fillings = Sizes { capacity: capacity.0.min(capacity.1), heavy };
         let small = Budget::floor(MAX_MESSAGE as u64);
         let budget = if chance(rng, if heavy { 70 } else { 30 }) { small } else { AMPLE };
+        if budget == AMPLE && rng.bool() {
+            pool.connection.max_buffered = IN_PARTS;
+            session.max_buffered = IN_PARTS;
+        }
         let mischief = pick(rng, &[(0, 0), (15, 5), (40, 10), (70, 25)]);
         let calm = millis(rng, 3_000, 15_000);
         let weather = pool.endpoints.iter().map(|_| weather(rng, mischief.0, calm)).collect();
@@ -140,6 +149,11 @@ impl Plan {
             clients,
             evictions,
         }
+    }
+
+    /// Whether large messages travel in parts.
+    pub(crate) fn in_parts(&self) -> bool {
+        self.session.max_buffered == IN_PARTS
     }
 
     /// Whether servers do nothing wrong.
@@ -194,6 +208,8 @@ fn pool_settings(rng: &mut Rng, mode: Mode) -> pool::Settings {
             idle_timeout: millis(rng, 500, 20_000),
             max_lifetime: pick(rng, &[2, 10, 1800]) * Duration::from_secs(1),
             max_requests: pick(rng, &[0, 0, 0, 1, 2, 7]),
+            max_buffered: WHOLE,
+            max_reply_buffered: REPLY_BUFFERED,
             preamble: spoken_to
                 .then(|| Preamble { expect: Bytes::from_static(expect), send: Bytes::from_static(send) }),
             tuning: Tuning { nodelay: true, keepalive: None, user_timeout: None, source: None },
@@ -211,6 +227,9 @@ fn session_settings(rng: &mut Rng, mode: Mode) -> session::Settings {
         client_read: millis(rng, 500, 8_000),
         client_idle: millis(rng, 500, 10_000),
         client_write: millis(rng, 500, 8_000),
+        client_progress: millis(rng, 500, 4_000),
+        max_buffered: WHOLE,
+        max_reply_buffered: (mode != Mode::Exclusive).then_some(REPLY_BUFFERED),
         max_per_client: if mode == Mode::Multiplex { rng.usize(1..8) } else { 1 },
     }
 }

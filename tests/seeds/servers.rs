@@ -70,6 +70,7 @@ struct Due {
 
 /// The server's side of a connection.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they do not depend on each other")]
 pub(crate) struct Server {
     who: Who,
     wire: Wire,
