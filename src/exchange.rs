@@ -269,6 +269,18 @@ impl Ticket {
         self.0.is_ended()
     }
 
+    /// The session works on another reply, and this one waits its turn.
+    pub fn note_progress(&self) {
+        if let Stage::Begun(Some(Reply { rest: Some(rest), .. })) = &self.0.state().stage {
+            rest.note_progress();
+        }
+    }
+
+    /// Whether its reply has begun, or it has ended.
+    pub fn has_answer(&self) -> bool {
+        !matches!(self.0.state().stage, Stage::Open)
+    }
+
     /// Bytes of its reply that wait for the session.
     pub fn held(&self) -> usize {
         let size = |reply: &Reply| reply.bytes.len() + reply.rest.as_ref().map_or(0, Parts::held);

@@ -81,6 +81,8 @@ pub(crate) struct Connection {
     aside: Output,
     /// The reply being read in parts.
     download: Option<Download>,
+    /// The server does not take anything any more.
+    unheard: bool,
     seat: Seat,
     shared: Arc<Shared>,
     back: Watch,
@@ -119,6 +121,7 @@ impl Connection {
             upload: None,
             aside: Output::new(),
             download: None,
+            unheard: false,
             seat,
             back: shared.back.clone(),
             shared,
@@ -163,16 +166,25 @@ impl Connection {
         self.read()?;
         self.take();
         if let Err(error) = self.write() {
-            // What the server said before it closed is still there to be read.
+            // What the server said before it closed is still there to be read, as fast as its client takes it.
             self.read()?;
-            return Err(error);
+            if self.download.is_none() {
+                return Err(error);
+            }
+            self.retire(error);
+            self.unheard = true;
+            self.writing_since = None;
+        }
+        if self.unheard && self.download.is_none() {
+            return Err(self.retiring.unwrap_or(CloseReason::Lost));
         }
         self.keep_time(Instant::now())
     }
 
     async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), CloseReason> {
         let deadline = self.next_deadline();
-        let interest = Interest { read: self.may_read(), write: !self.output.is_empty() };
+        let write = !self.output.is_empty() && !self.unheard;
+        let interest = Interest { read: self.may_read(), write, reset: false };
         let next_phase = if self.back.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
         let lost = self.lost();
         // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
@@ -228,7 +240,7 @@ impl Connection {
                     reply.charge = self.input.take_charge();
                     self.answer(tag, reply)?;
                 }
-                Ok(Answered::Head { tag, reply }) => self.begin(tag, reply)?,
+                Ok(Answered::Head { tag, reply, rest }) => self.begin(tag, reply, rest)?,
                 Ok(Answered::Part { bytes, last }) => self.pass_on(bytes, last),
                 Ok(Answered::Control(answer)) => {
                     self.input.take_charge();
@@ -260,15 +272,20 @@ impl Connection {
 
     /// The request that `reply` answers.
     fn answered(&mut self, tag: Option<Tag>, reply: &Reply) -> Result<Entry, CloseReason> {
-        let Some(entry) = self.in_flight.answer(tag) else {
+        let Some(mut entry) = self.in_flight.answer(tag) else {
             return Err(self.unasked(&reply.bytes));
         };
         if entry.is_unwritten(self.output.written()) {
             // The rest of a request that is here goes out for the sake of the others, and nothing after it.
             if self.upload.take().is_some() {
                 self.seat.uploaded();
+                // From here on the reply is due.
+                entry.since = Instant::now();
+                self.owing_since = entry.since;
             }
             self.retire(CloseReason::Early);
+            // Whatever else it was to close for: half a request ends with a reset.
+            self.retiring = Some(CloseReason::Early);
         }
         Ok(entry)
     }
@@ -393,7 +410,7 @@ impl Connection {
     }
 
     fn flush(&mut self) -> Result<(), CloseReason> {
-        if self.output.is_empty() {
+        if self.output.is_empty() || self.unheard {
             return Ok(());
         }
         let before = self.output.written();
@@ -403,14 +420,19 @@ impl Connection {
         } else if self.output.written() > before || self.writing_since.is_none() {
             self.writing_since = Some(Instant::now());
         }
-        for slot in self.in_flight.written(self.output.written()) {
-            let _ = slot.sent();
-            self.finished(Verdict::Neutral);
-        }
+        self.note_written();
         if flushed.map_err(|_| self.lost())? {
             self.control = self.aside.len();
         }
         Ok(())
+    }
+
+    /// Ends the one-way requests that the kernel has whole.
+    fn note_written(&mut self) {
+        for slot in self.in_flight.written(self.output.written()) {
+            let _ = slot.sent();
+            self.finished(Verdict::Neutral);
+        }
     }
 
     fn retire(&mut self, reason: CloseReason) {

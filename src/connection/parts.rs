@@ -38,20 +38,25 @@ pub(super) struct Download {
     sender: Option<Sender>,
     /// Since when its client has let the connection wait.
     held_up: Option<Instant>,
+    /// What the client had done by then.
+    progress: u64,
 }
 
 /// Completes when the upload has parts and there is room for them. Cancel-safe.
 pub(super) async fn more(upload: Option<&Upload>, output: &Output) {
     match upload {
         Some(upload) if output.len() < PART => poll_fn(|cx| upload.rest.poll_ready(cx)).await,
-        _ => std::future::pending().await,
+        Some(upload) => poll_fn(|cx| upload.rest.poll_cut(cx)).await,
+        None => std::future::pending().await,
     }
 }
 
 /// Completes when the client of a download that is held up takes parts again. Cancel-safe.
 pub(super) async fn room(download: Option<&Download>) {
     match download {
-        Some(Download { sender: Some(sender), held_up: Some(_) }) => poll_fn(|cx| sender.poll_room(cx)).await,
+        Some(Download { sender: Some(sender), held_up: Some(_), .. }) => {
+            poll_fn(|cx| sender.poll_room(cx)).await;
+        }
         _ => std::future::pending().await,
     }
 }
@@ -60,6 +65,9 @@ impl Connection {
     /// Moves parts of the request to the output. True if there may be more at once.
     pub(super) fn send_parts(&mut self) -> Result<bool, CloseReason> {
         let Some(upload) = &self.upload else { return Ok(false) };
+        if upload.rest.is_cut() {
+            return Err(CloseReason::Cut);
+        }
         while self.output.len() < PART {
             match upload.rest.next() {
                 Next::Part(bytes) => self.output.put_bytes(bytes, upload.rest.charge().clone()),
@@ -70,6 +78,8 @@ impl Connection {
                     let now = Instant::now();
                     self.owing_since = now;
                     self.in_flight.uploaded(self.output.end(), now);
+                    // The kernel may have all of it already.
+                    self.note_written();
                     self.output.append(&mut self.aside);
                     self.seat.uploaded();
                     return Ok(false);
@@ -80,16 +90,21 @@ impl Connection {
     }
 
     /// A reply begins that comes in parts.
-    pub(super) fn begin(&mut self, tag: Option<Tag>, mut head: Reply) -> Result<(), CloseReason> {
+    pub(super) fn begin(
+        &mut self,
+        tag: Option<Tag>,
+        mut head: Reply,
+        rest: usize,
+    ) -> Result<(), CloseReason> {
         let entry = self.answered(tag, &head)?;
-        head.charge = self.input.take_head();
+        head.charge = self.input.take_head(rest);
         let (sender, rest) = parts::pipe(self.pipe_capacity(), head.charge.clone());
         head.rest = Some(rest);
         let wanted = entry.slot.begin(head).is_ok();
         if !wanted {
             self.shared.events.late_reply(&self.endpoint);
         }
-        self.download = Some(Download { sender: wanted.then_some(sender), held_up: None });
+        self.download = Some(Download { sender: wanted.then_some(sender), held_up: None, progress: 0 });
         self.in_flight.begin(entry);
         Ok(())
     }
@@ -107,6 +122,7 @@ impl Connection {
     /// Passes the next part of the reply on.
     pub(super) fn pass_on(&mut self, bytes: Bytes, last: bool) {
         let Some(download) = &mut self.download else { return };
+        self.input.take_part(bytes.len());
         if let Some(sender) = &download.sender {
             sender.send(bytes);
         }
@@ -120,8 +136,8 @@ impl Connection {
                 sender.finish();
             }
             self.replied();
-        } else if download.sender.as_ref().is_some_and(|sender| !sender.has_room()) {
-            download.held_up = Some(Instant::now());
+        } else if let Some(sender) = download.sender.as_ref().filter(|sender| !sender.has_room()) {
+            (download.held_up, download.progress) = (Some(Instant::now()), sender.progress());
             if self.shared.room > 1 {
                 self.seat.rest(true);
             }
@@ -154,7 +170,16 @@ impl Connection {
 
     /// Cuts a client that has held the others up for too long.
     pub(super) fn look_after_download(&mut self) {
-        if self.held_up_until().is_none_or(|at| at > Instant::now()) {
+        let now = Instant::now();
+        if self.held_up_until().is_none_or(|at| at > now) {
+            return;
+        }
+        if let Some(download) = &mut self.download
+            && let Some(progress) = download.sender.as_ref().map(Sender::progress)
+            && progress != download.progress
+        {
+            // It takes another reply first, from another connection.
+            (download.held_up, download.progress) = (Some(now), progress);
             return;
         }
         if let Some(entry) = self.in_flight.begun()

@@ -90,7 +90,7 @@ async fn open(address: &SockAddr, domain: Domain, tuning: &Tuning) -> io::Result
         Err(e) => return Err(e),
     }
     let mut stream = Stream::new(socket, tcp);
-    stream.ready(Interest { read: false, write: true }).await?;
+    stream.ready(Interest::WRITE).await?;
     if let Some(error) = stream.options()?.take_error()? {
         return Err(error);
     }

@@ -23,6 +23,15 @@ pub struct Interest {
     pub read: bool,
     /// Room to write.
     pub write: bool,
+    /// The peer's RST, where nothing is read. It is told as an error.
+    pub reset: bool,
+}
+
+impl Interest {
+    /// Bytes to read, or the peer's end.
+    pub const READ: Self = Self { read: true, write: false, reset: false };
+    /// Room to write.
+    pub const WRITE: Self = Self { read: false, write: true, reset: false };
 }
 
 /// Registers a socket with the reactor.
@@ -37,6 +46,26 @@ pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     Ok(registered?)
 }
 
+/// Asks to be woken by an RST. The reactor tells of bytes and of their end by the same event, and would tell
+/// again and again: so it is made to forget them, which is what is returned. After a FIN it cannot.
+///
+/// # Errors
+/// `ConnectionReset`, if it is there.
+fn poll_reset(fd: &AsyncFd<Socket>, cx: &mut Context<'_>) -> io::Result<bool> {
+    let mut forgotten = false;
+    while let Poll::Ready(guard) = fd.poll_read_ready(cx) {
+        let mut guard = guard?;
+        if guard.ready().is_read_closed() {
+            // A FIN, or an RST: that one leaves an error behind.
+            fd.get_ref().take_error()?.map_or(Ok(()), Err)?;
+            break;
+        }
+        guard.clear_ready_matching(tokio::io::Ready::READABLE);
+        forgotten = true;
+    }
+    Ok(forgotten)
+}
+
 /// One connected socket, non-blocking.
 #[derive(Debug)]
 pub struct Stream {
@@ -44,7 +73,7 @@ pub struct Stream {
     tcp: bool,
     /// There was nothing to read any more when it was last looked at, before the reactor knew the socket.
     dry: bool,
-    /// The next read asks the kernel, whatever the reactor knows.
+    /// Reads ask the kernel, whatever the reactor knows, until it has no more.
     ask: bool,
 }
 
@@ -75,15 +104,17 @@ impl Stream {
         }
     }
 
-    /// Makes the next read ask the kernel: the reactor learns of a FIN only when it is next polled, and
+    /// Makes the next reads ask the kernel: the reactor learns of a FIN only when it is next polled, and
     /// sometimes that is too late.
     pub fn ask_kernel(&mut self) {
         self.ask = true;
     }
 
     fn attempt_read<T>(&mut self, mut call: impl FnMut(&Socket) -> io::Result<T>) -> io::Result<T> {
-        if std::mem::take(&mut self.ask) {
-            return uninterrupted(|| call(self.socket()?));
+        if self.ask {
+            let result = uninterrupted(|| call(self.socket()?));
+            self.ask = !matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock);
+            return result;
         }
         if self.dry {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -128,6 +159,7 @@ impl Stream {
     /// A short read has emptied the socket: the next bytes come with a new event.
     fn after_read(&mut self, read: usize, room: usize) {
         if (1..room).contains(&read) {
+            self.ask = false;
             self.dry = matches!(self.state, State::Raw(_));
             self.expect_event(Ready::READABLE);
         }
@@ -167,6 +199,9 @@ impl Stream {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let mut result = Poll::Pending;
+        if interest.reset {
+            self.ask |= poll_reset(fd, cx)?;
+        }
         if interest.read && fd.poll_read_ready(cx)?.is_ready() {
             result = Poll::Ready(Ok(()));
         }
@@ -295,5 +330,77 @@ fn reset_when_finished(socket: &Socket) {
     // SAFETY: the descriptor is open for as long as `socket` lives, and `value` points at one int.
     unsafe {
         libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_LINGER2, value, length);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Write;
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::net::{Access, Address, Listener};
+
+    const RESET: Interest = Interest { read: false, write: false, reset: true };
+
+    /// A stream and its peer, which has sent 10,000 bytes.
+    async fn connected() -> (Stream, TcpStream) {
+        let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
+        let access = Access { mode: 0o600, uids: Vec::new() };
+        let listener = Listener::bind(&address, &access, true).unwrap().remove(0);
+        let Address::Tcp { port, .. } = *listener.address() else { unreachable!() };
+        let mut peer = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        peer.write_all(&[7; 10_000]).unwrap();
+        (listener.accept().await.unwrap(), peer)
+    }
+
+    async fn waits(stream: &mut Stream) -> bool {
+        let ready = poll_fn(|cx| stream.poll_ready(cx, RESET));
+        tokio::time::timeout(Duration::from_millis(20), ready).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_heard_of_behind_bytes_that_nobody_reads() {
+        let (mut stream, peer) = connected().await;
+        assert!(waits(&mut stream).await, "bytes are no reset");
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        let heard = poll_fn(|cx| stream.poll_ready(cx, RESET)).await;
+        assert_eq!(heard.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_waited_meanwhile_are_read_without_a_new_event() {
+        for step in [1000, 3000, 20_000] {
+            let (mut stream, mut peer) = connected().await;
+            assert!(waits(&mut stream).await);
+            peer.write_all(&[7; 500]).unwrap();
+            assert!(waits(&mut stream).await);
+            let (mut into, mut read) = (vec![0; step], 0);
+            while read < 10_500 {
+                match stream.try_read(&mut into) {
+                    Ok(count) => read += count,
+                    Err(_) => poll_fn(|cx| stream.poll_ready(cx, Interest::READ)).await.unwrap(),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fin_is_no_reset_and_no_spin() {
+        let (mut stream, peer) = connected().await;
+        peer.shutdown(Shutdown::Write).unwrap();
+        assert!(waits(&mut stream).await);
+        let mut all = Vec::new();
+        loop {
+            let mut into = [0; 4096];
+            match stream.try_read(&mut into) {
+                Ok(0) => break,
+                Ok(count) => all.extend_from_slice(&into[..count]),
+                Err(_) => poll_fn(|cx| stream.poll_ready(cx, Interest::READ)).await.unwrap(),
+            }
+        }
+        assert_eq!(all.len(), 10_000);
     }
 }

@@ -133,6 +133,8 @@ pub enum Received {
         id: Id,
         /// The head.
         request: Request,
+        /// Bytes that follow it.
+        rest: usize,
     },
     /// The next bytes of the request whose head came before, removed from the input.
     Part {
@@ -165,6 +167,8 @@ pub enum Answered {
         tag: Option<Tag>,
         /// The head.
         reply: Reply,
+        /// Bytes that follow it.
+        rest: usize,
     },
     /// The next bytes of the reply whose head came before, removed from the input.
     Part {

@@ -283,10 +283,10 @@ impl Inner {
 
     /// Gives what waits to connections with room; if some still waits, stuck connections give way.
     fn dispatch(&mut self) {
-        self.roster.reserve(self.waiting.count(true) > 0);
+        self.roster.reserve(self.waiting.first_is_in_parts());
         while let Some((key, exchange)) = self.next_pair() {
             self.roster.give(key, exchange);
-            self.roster.reserve(self.waiting.count(true) > 0);
+            self.roster.reserve(self.waiting.first_is_in_parts());
         }
         if !self.waiting.is_empty() {
             self.roster.evict_stuck(self.waiting.len());

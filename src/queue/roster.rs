@@ -222,8 +222,8 @@ impl Roster {
         candidates.min_by_key(|(_, m)| self.preference(m)).map(|(key, _)| key)
     }
 
-    /// Keeps the least busy connection from taking more while a request in parts waits: among many small
-    /// ones its turn would never come.
+    /// Keeps the least busy connection from taking more while it is the turn of a request in parts: among many
+    /// small ones it would never be free.
     pub(super) fn reserve(&mut self, wanted: bool) {
         if !wanted || self.uploads_left == 0 {
             self.reserved = None;

@@ -86,6 +86,8 @@ impl Seat {
         let mut inner = self.queue.inner();
         inner.roster.uploaded(self.key);
         inner.dispatch();
+        drop(inner);
+        self.queue.changed.notify_one();
     }
 
     /// Takes nothing until told otherwise; what it was given and has not begun goes back.

@@ -57,8 +57,11 @@ impl Session {
         if let Some(Download { ticket, .. }) = &self.download
             && !ticket.is_ended()
         {
-            let Some(expiry) = pool.expire(ticket, now) else { return Err(End::Cut) };
-            self.expiry = self.expiry.min(Some(expiry)).or(Some(expiry));
+            let expiry = pool.expire(ticket, now);
+            if ticket.is_ended() {
+                return Err(End::Cut);
+            }
+            self.expiry = self.expiry.into_iter().chain(expiry).min();
         }
         Ok(())
     }

@@ -41,9 +41,14 @@ impl Session {
     /// The client is gone or cut: its calls are abandoned, but a one-way request that was read whole is sent.
     pub(super) async fn outlive_oneways(&mut self, end: End) -> End {
         let stopped = self.front.phase() == Phase::Stopped;
+        if end == End::Gone && !stopped && self.upload.is_some() {
+            self.events.request_truncated(&self.wire.peer(), 0);
+        }
         self.cut_upload();
+        let mut end = end;
         if let Some(download) = self.download.take() {
             self.shared.pool.abandon(&download.ticket);
+            end = End::Cut;
         }
         for (_, ticket) in &self.outstanding {
             if stopped || !ticket.is_oneway() {

@@ -207,7 +207,7 @@ impl Session {
 
     /// What is told to end still takes in the rest of a request that is on its way.
     fn takes_in(&self) -> bool {
-        self.ending.is_none() || self.upload.is_some()
+        self.ending.is_none() || self.upload.as_ref().is_some_and(Upload::is_wanted)
     }
 
     /// Takes in what there is, as far as it may. True if only more bytes would lead further.
@@ -215,7 +215,7 @@ impl Session {
         while self.may_decode() && !self.input.bytes.is_empty() {
             match self.codec.decode(&mut self.input.bytes) {
                 Ok(Received::Request { id, request }) => self.admit(id, request),
-                Ok(Received::Head { id, request }) => self.admit_head(id, request),
+                Ok(Received::Head { id, request, rest }) => self.admit_head(id, request, rest),
                 Ok(Received::Part { bytes, last }) => self.pass_on(bytes, last),
                 Ok(Received::Control(answer)) => {
                     self.input.take_charge();
@@ -236,7 +236,8 @@ impl Session {
             }
         }
         self.input.shrink();
-        if self.fin.is_some() && self.input.bytes.is_empty() {
+        if self.fin.is_some() && self.input.bytes.is_empty() && self.upload.is_some() {
+            self.events.request_truncated(&self.wire.peer(), 0);
             self.cut_upload();
         }
         self.input.bytes.is_empty()
@@ -330,6 +331,12 @@ impl Session {
             self.writing_since = None;
         } else if self.output.written() - before >= PROGRESS {
             self.writing_since = Some((Instant::now(), self.output.written()));
+        } else {
+            return Ok(());
+        }
+        if self.download.is_some() {
+            // Their connections need not wait for a client that does nothing.
+            self.outstanding.iter().for_each(|(_, ticket)| ticket.note_progress());
         }
         Ok(())
     }
@@ -372,7 +379,8 @@ impl Session {
     async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), End> {
         let times = [self.expiry, self.write_deadline(), self.read_deadline(), self.next_look];
         let deadline = times.into_iter().flatten().min();
-        let interest = Interest { read: self.wants_input(), write: !self.output.is_empty() };
+        let read = self.wants_input();
+        let interest = Interest { read, write: !self.output.is_empty(), reset: !read };
         let next_phase = if self.front.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
         let mut answered = None;
         // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out

@@ -33,6 +33,11 @@ impl Upload {
         self.sender.has_room()
     }
 
+    /// Whether somebody still takes it.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.sender.is_unwanted()
+    }
+
     pub(super) fn note_progress(&mut self, read: usize) {
         self.received += read;
         if self.received >= PROGRESS {
@@ -79,8 +84,8 @@ pub(super) async fn room(upload: Option<&Upload>) {
 
 impl Session {
     /// Takes in a request of which only the head is there.
-    pub(super) fn admit_head(&mut self, id: Id, mut request: Request) {
-        request.charge = self.input.take_head();
+    pub(super) fn admit_head(&mut self, id: Id, mut request: Request, rest: usize) {
+        request.charge = self.input.take_head(rest);
         let (sender, rest) = parts::pipe(CAPACITY, request.charge.clone());
         request.rest = Some(rest);
         self.admit(id, request);
@@ -90,6 +95,7 @@ impl Session {
     /// Passes the next part of the request on.
     pub(super) fn pass_on(&mut self, bytes: Bytes, last: bool) {
         let Some(upload) = &self.upload else { return };
+        self.input.take_part(bytes.len());
         upload.sender.send(bytes);
         if !last {
             return;
@@ -119,16 +125,25 @@ impl Session {
         }
     }
 
-    /// The client has left in the middle of a request, if there is one.
+    /// The rest of the request that is being read will not come. If it has been answered all the same, that
+    /// answer is still the client's.
     pub(super) fn cut_upload(&mut self) {
         if self.upload.take().is_none() {
             return;
         }
-        self.events.request_truncated(&self.wire.peer(), self.input.bytes.len());
+        let pool = &self.shared.pool;
+        self.outstanding.retain(|(_, ticket)| {
+            let keep = ticket.deadline().is_some() || ticket.has_answer();
+            if !keep {
+                pool.abandon(ticket);
+            }
+            keep
+        });
+        // What has begun must end in time: see `Connection::begin`.
         if let Some(ticket) = self.incomplete() {
-            self.shared.pool.abandon(ticket);
+            pool.request_is_whole(ticket);
         }
-        self.outstanding.retain(|(_, ticket)| ticket.deadline().is_some());
+        self.expiry = None;
     }
 
     /// Moves parts of the reply to the output. True if there may be more at once.

@@ -19,6 +19,8 @@ pub struct Input {
     /// Reading stops here, counted from the front; at least [`CHUNK`].
     target: usize,
     charge: Charge,
+    /// Bytes still to come of a message whose head is gone.
+    rest: usize,
     /// The next target, and the memory for it that is being waited for.
     waiting: Option<(usize, Charging)>,
 }
@@ -95,17 +97,24 @@ impl Input {
         }
     }
 
-    /// The head of the first message was taken off the front: its parts are read under the same charge, until
-    /// [`Input::take_charge`].
-    pub fn take_head(&mut self) -> Charge {
-        self.target = PART;
+    /// The head of the first message was taken off the front: the `rest` bytes of its parts are read under the
+    /// same charge, until [`Input::take_charge`], and nothing of what follows them, which is not charged.
+    pub fn take_head(&mut self, rest: usize) -> Charge {
+        self.rest = rest;
+        self.target = PART.min(rest);
         self.charge.clone()
+    }
+
+    /// A part of `size` bytes was taken off the front.
+    pub fn take_part(&mut self, size: usize) {
+        self.rest = self.rest.saturating_sub(size);
+        self.target = PART.min(self.rest);
     }
 
     /// The first message was taken off the front: its memory goes with it. What is left behind it shares that
     /// memory, unless it is little enough to move.
     pub fn take_charge(&mut self) -> Charge {
-        self.target = 0;
+        (self.target, self.rest) = (0, 0);
         if self.charge.is_none() || self.bytes.len() > CHUNK {
             return self.charge.clone();
         }
@@ -134,7 +143,7 @@ impl Input {
 
     /// Gives the buffer back if it is empty and no parts are to come.
     pub fn shrink(&mut self) {
-        if self.bytes.is_empty() && self.target == 0 {
+        if self.bytes.is_empty() && self.rest == 0 {
             self.clear();
         }
     }

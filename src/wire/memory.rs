@@ -117,6 +117,12 @@ impl Pipe {
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<()>> {
         let mut flows = self.flows();
         let mut ready = false;
+        if interest.reset {
+            if flows[self.side].reset {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            flows[self.side].reader = Some(cx.waker().clone());
+        }
         if interest.read {
             ready |= flows[self.side].can_read();
             flows[self.side].reader = Some(cx.waker().clone());

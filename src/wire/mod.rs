@@ -220,7 +220,7 @@ impl Wire {
                     Ok(0) => return,
                     Ok(read) => left = left.saturating_sub(read),
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                        if self.ready(Interest { read: true, write: false }).await.is_err() {
+                        if self.ready(Interest::READ).await.is_err() {
                             return;
                         }
                     }
@@ -269,7 +269,7 @@ impl AsyncRead for Wire {
                     return Poll::Ready(Ok(()));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.poll_ready(cx, Interest { read: true, write: false }))?;
+                    ready!(self.poll_ready(cx, Interest::READ))?;
                 }
                 Err(e) => return Poll::Ready(Err(e)),
             }
@@ -282,7 +282,7 @@ impl AsyncWrite for Wire {
         loop {
             match self.try_write(&[IoSlice::new(buf)], false) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.poll_ready(cx, Interest { read: false, write: true }))?;
+                    ready!(self.poll_ready(cx, Interest::WRITE))?;
                 }
                 done => return Poll::Ready(done),
             }

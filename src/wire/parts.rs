@@ -18,8 +18,8 @@ pub const PART: usize = 32 * 1024;
 const ON_ITS_WAY: usize = 5 * PART;
 /// The capacity of a pipe whose reader may be made to wait, in bytes.
 pub const CAPACITY: usize = PART;
-/// After a pipe was full its reader is told once so many bytes are free, or half of it.
-const ROOM: usize = 64 * 1024;
+/// After a pipe was full its reader is told once so many bytes are free.
+const ROOM: usize = PART / 2;
 /// Parts below this many bytes are copied together, so that none pins a buffer much larger than itself.
 const COPY_BELOW: usize = PART / 8 * 7;
 
@@ -68,6 +68,8 @@ struct State {
     end: Option<End>,
     /// Nobody takes parts any more.
     unwanted: bool,
+    /// Signs of life of the one who is to take parts and has other things to do first.
+    progress: u64,
     sender: Option<Waker>,
     receiver: Option<Waker>,
 }
@@ -115,6 +117,11 @@ impl Sender {
     /// Whether nobody takes parts any more.
     pub fn is_unwanted(&self) -> bool {
         self.0.state().unwanted
+    }
+
+    /// Signs of life of the other end so far: see [`Parts::note_progress`].
+    pub fn progress(&self) -> u64 {
+        self.0.state().progress
     }
 
     /// Passes `bytes` on, the next ones of the message.
@@ -211,6 +218,11 @@ impl Parts {
         self.0.state().end == Some(End::Cut)
     }
 
+    /// Whoever is to take the parts works on something that comes before them.
+    pub fn note_progress(&self) {
+        self.0.state().progress += 1;
+    }
+
     /// Bytes sent and not taken yet.
     pub fn held(&self) -> usize {
         self.0.state().held
@@ -237,7 +249,7 @@ impl Drop for Parts {
 
 impl Pipe {
     fn has_enough_room(&self, state: &State) -> bool {
-        state.held + ROOM.min(self.capacity / 2) <= self.capacity
+        state.held + ROOM <= self.capacity
     }
 }
 
@@ -282,15 +294,15 @@ mod tests {
 
     #[test]
     fn a_full_pipe_has_room_again_once_enough_was_taken() {
-        let (sender, parts) = pipe(4 * ROOM, Charge::none());
+        let (sender, parts) = pipe(4 * PART, Charge::none());
         let mut sent = 0;
         while has_room(&sender) {
-            sender.send(bytes(PART));
-            sent += PART;
+            sender.send(bytes(PART - 1));
+            sent += PART - 1;
         }
-        assert_eq!(sent, 4 * ROOM);
+        assert_eq!(sent, 5 * (PART - 1));
         parts.next();
-        assert!(!has_room(&sender), "{PART} bytes are not enough");
+        assert!(!has_room(&sender), "a few bytes are not enough");
         parts.next();
         assert!(has_room(&sender));
     }

@@ -151,7 +151,7 @@ struct Cutter {
 
 enum Cut {
     Frame(Bytes),
-    Head(Bytes),
+    Head(Bytes, usize),
     Part { bytes: Bytes, last: bool },
     More(Need),
 }
@@ -177,7 +177,7 @@ impl Cutter {
         self.total = None;
         self.rest = rest;
         let bytes = input.split_to(head).freeze();
-        Ok(if rest > 0 { Cut::Head(bytes) } else { Cut::Frame(bytes) })
+        Ok(if rest > 0 { Cut::Head(bytes, rest) } else { Cut::Frame(bytes) })
     }
 
     fn part(&mut self, input: &mut BytesMut) -> Cut {
@@ -203,9 +203,9 @@ struct Requests {
 impl Downstream for Requests {
     fn decode(&mut self, input: &mut BytesMut) -> Result<Received, BadRequest> {
         let layout = &self.spec.requests;
-        let (bytes, is_head) = match self.cutter.next(layout, self.spec.max_message, input) {
-            Ok(Cut::Frame(bytes)) => (bytes, false),
-            Ok(Cut::Head(bytes)) => (bytes, true),
+        let (bytes, rest) = match self.cutter.next(layout, self.spec.max_message, input) {
+            Ok(Cut::Frame(bytes)) => (bytes, 0),
+            Ok(Cut::Head(bytes, rest)) => (bytes, rest),
             Ok(Cut::Part { bytes, last }) => return Ok(Received::Part { bytes, last }),
             Ok(Cut::More(need)) => return Ok(Received::More(need)),
             Err(reason) => return oversize(layout, reason, input),
@@ -213,7 +213,7 @@ impl Downstream for Requests {
         let kind = layout.kind(&bytes);
         let malformed = |what| BadRequest { id: Id::None, reason: Malformed::Invalid(what) };
         match kind {
-            Kind::Closing | Kind::Heartbeat(_) if is_head => return Err(malformed(LARGE_CONTROL)),
+            Kind::Closing | Kind::Heartbeat(_) if rest > 0 => return Err(malformed(LARGE_CONTROL)),
             Kind::Closing => return Ok(Received::Closing),
             Kind::Heartbeat(answer) => {
                 let answer =
@@ -230,7 +230,7 @@ impl Downstream for Requests {
             },
         };
         let request = Request::new(bytes, matches!(kind, Kind::Oneway));
-        Ok(if is_head { Received::Head { id, request } } else { Received::Request { id, request } })
+        Ok(if rest > 0 { Received::Head { id, request, rest } } else { Received::Request { id, request } })
     }
 
     fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output) {
@@ -275,14 +275,14 @@ impl Upstream for Replies {
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed> {
         let layout = &self.spec.replies;
-        let (bytes, is_head) = match self.cutter.next(layout, self.spec.max_message, input)? {
-            Cut::Frame(bytes) => (bytes, false),
-            Cut::Head(bytes) => (bytes, true),
+        let (bytes, rest) = match self.cutter.next(layout, self.spec.max_message, input)? {
+            Cut::Frame(bytes) => (bytes, 0),
+            Cut::Head(bytes, rest) => (bytes, rest),
             Cut::Part { bytes, last } => return Ok(Answered::Part { bytes, last }),
             Cut::More(need) => return Ok(Answered::More(need)),
         };
         match layout.kind(&bytes) {
-            Kind::Closing | Kind::Heartbeat(_) if is_head => return Err(Malformed::Invalid(LARGE_CONTROL)),
+            Kind::Closing | Kind::Heartbeat(_) if rest > 0 => return Err(Malformed::Invalid(LARGE_CONTROL)),
             Kind::Closing => return Ok(Answered::Closing),
             Kind::Heartbeat(answer) => {
                 let answer =
@@ -299,7 +299,7 @@ impl Upstream for Replies {
             },
         };
         let reply = Reply::new(bytes);
-        Ok(if is_head { Answered::Head { tag, reply } } else { Answered::Reply { tag, reply } })
+        Ok(if rest > 0 { Answered::Head { tag, reply, rest } } else { Answered::Reply { tag, reply } })
     }
 }
 

@@ -55,7 +55,7 @@ fn decode(client: bool, max_buffered: usize, stream: &[u8], lengths: &[usize], c
             if client {
                 match requests.decode(&mut input).unwrap() {
                     Received::Request { id: Id::Bits(id), request } => seen.head(id, &request.bytes, false),
-                    Received::Head { id: Id::Bits(id), request } => seen.head(id, &request.bytes, true),
+                    Received::Head { id: Id::Bits(id), request, .. } => seen.head(id, &request.bytes, true),
                     Received::Part { bytes, last } => seen.part(&bytes, last, length),
                     Received::More(_) => break,
                     other => panic!("{other:?}"),
@@ -63,7 +63,7 @@ fn decode(client: bool, max_buffered: usize, stream: &[u8], lengths: &[usize], c
             } else {
                 match replies.decode(&mut input).unwrap() {
                     Answered::Reply { tag: Some(tag), reply } => seen.head(tag.0, &reply.bytes, false),
-                    Answered::Head { tag: Some(tag), reply } => seen.head(tag.0, &reply.bytes, true),
+                    Answered::Head { tag: Some(tag), reply, .. } => seen.head(tag.0, &reply.bytes, true),
                     Answered::Part { bytes, last } => seen.part(&bytes, last, length),
                     Answered::More(_) => break,
                     other => panic!("{other:?}"),
@@ -103,7 +103,9 @@ fn what_is_needed_is_the_head_and_then_anything() {
     let mut input = BytesMut::from(&stream[..4]);
     assert!(matches!(codec.decode(&mut input), Ok(Received::More(Need::Head { head: 2000, rest: 3000 }))));
     input.extend_from_slice(&stream[4..2000]);
-    let Ok(Received::Head { id: Id::Bits(7), request }) = codec.decode(&mut input) else { panic!("no head") };
+    let Ok(Received::Head { id: Id::Bits(7), request, rest: 3000 }) = codec.decode(&mut input) else {
+        panic!("no head")
+    };
     assert!(request.oneway && request.bytes == stream[..2000]);
     assert!(matches!(codec.decode(&mut input), Ok(Received::More(Need::Unknown))));
 }

@@ -11,15 +11,15 @@ use crate::pool;
 use crate::protocol::frame::{self, Condition, Field, Frame, Heartbeat, Length, Size, Template};
 
 /// What messages travel in parts above, in these stories.
-const MAX_BUFFERED: usize = 8 << 10;
-const LARGE: usize = 300_000;
+pub(super) const MAX_BUFFERED: usize = 8 << 10;
+pub(super) const LARGE: usize = 300_000;
 
 /// Frames: length (4, of the whole), flags (1), id (4), payload.
-fn large_frames() -> Arc<dyn Protocol> {
+pub(super) fn large_frames() -> Arc<dyn Protocol> {
     large_frames_with(Some("0000000a 80 {id} 21"))
 }
 
-fn large_frames_with(error: Option<&str>) -> Arc<dyn Protocol> {
+pub(super) fn large_frames_with(error: Option<&str>) -> Arc<dyn Protocol> {
     let mut settings =
         frame::Settings::new(Length { offset: 0, size: Size::Bytes(4), endian: Endian::Big, adjust: 0 });
     settings.id = Some(Field { offset: 5, size: 4, endian: Endian::Big, avoid: vec![] });
@@ -33,17 +33,17 @@ fn large_frames_with(error: Option<&str>) -> Arc<dyn Protocol> {
     Arc::new(Frame::new(settings).unwrap())
 }
 
-fn frame(flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(9 + payload.len()).unwrap();
     [&length.to_be_bytes()[..], &[flags], &id.to_be_bytes(), payload].concat()
 }
 
 /// Bytes that are different wherever one looks.
-fn payload(size: usize, seed: u32) -> Vec<u8> {
+pub(super) fn payload(size: usize, seed: u32) -> Vec<u8> {
     (0..).flat_map(|n: u32| (n.wrapping_mul(2_654_435_761) ^ seed).to_be_bytes()).take(size).collect()
 }
 
-async fn receive(wire: &mut Wire) -> io::Result<(u8, u32, Vec<u8>)> {
+pub(super) async fn receive(wire: &mut Wire) -> io::Result<(u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     wire.read_exact(&mut head).await?;
     let number = |range: Range<usize>| u32::from_be_bytes(head[range].try_into().unwrap());
@@ -58,11 +58,11 @@ async fn echo(server: &mut Server) {
     server.wire.write_all(&frame(0, id, &payload)).await.unwrap();
 }
 
-fn start(mode: Mode, connections: usize) -> Front {
+pub(super) fn start(mode: Mode, connections: usize) -> Front {
     start_with(mode, |pool, _| pool.max_connections = connections)
 }
 
-fn start_with(mode: Mode, change: impl FnOnce(&mut pool::Settings, &mut Settings)) -> Front {
+pub(super) fn start_with(mode: Mode, change: impl FnOnce(&mut pool::Settings, &mut Settings)) -> Front {
     let mut pool = settings(mode, 1, 1);
     pool.connection.max_buffered = MAX_BUFFERED;
     pool.connection.max_reply_buffered = 64 << 10;
@@ -74,10 +74,10 @@ fn start_with(mode: Mode, change: impl FnOnce(&mut pool::Settings, &mut Settings
     Front::of(World::within(pool, large_frames(), budget.clone()), large_frames(), session, budget)
 }
 
-const MODES: [Mode; 3] = [Mode::Exclusive, Mode::Pipeline, Mode::Multiplex];
+pub(super) const MODES: [Mode; 3] = [Mode::Exclusive, Mode::Pipeline, Mode::Multiplex];
 
 /// One request and its reply, both sides reading as they write.
-async fn call(client: &mut Client, server: &mut Server, id: u32, payload: &[u8]) {
+pub(super) async fn call(client: &mut Client, server: &mut Server, id: u32, payload: &[u8]) {
     let request = frame(0, id, payload);
     let asking = async {
         client.wire.write_all(&request).await.unwrap();
@@ -336,7 +336,7 @@ async fn a_large_oneway_is_over_when_the_kernel_has_its_last_part() {
 }
 
 /// Asks, and lets the server begin a reply of [`LARGE`] bytes.
-async fn ask(client: &mut Client, server: &mut Server) -> Vec<u8> {
+pub(super) async fn ask(client: &mut Client, server: &mut Server) -> Vec<u8> {
     client.wire.write_all(&frame(0, 1, b"large")).await.unwrap();
     let (_, id, _) = receive(&mut server.wire).await.unwrap();
     frame(0, id, &payload(LARGE, 10))
