@@ -6,11 +6,11 @@
 
 mod clock;
 mod dial;
+mod fault;
 mod inflight;
 mod parts;
 mod settings;
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -342,23 +342,6 @@ impl Connection {
             Err(fault) => return Err(self.desync(&fault)),
         }
         Ok(())
-    }
-
-    fn desync(&mut self, fault: &dyn fmt::Display) -> CloseReason {
-        let front = self.input.bytes.split().freeze();
-        self.broke_protocol(fault, &front)
-    }
-
-    fn unasked(&self, front: &[u8]) -> CloseReason {
-        self.broke_protocol(&"bytes that answer nothing", front)
-    }
-
-    fn broke_protocol(&self, fault: &dyn fmt::Display, front: &[u8]) -> CloseReason {
-        if self.carried == 0 {
-            self.shared.events.speaks_first(&self.endpoint, front);
-        }
-        self.shared.events.desync(&self.endpoint, fault, front);
-        CloseReason::Desync
     }
 
     fn take(&mut self) {

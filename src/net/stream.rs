@@ -202,7 +202,7 @@ impl Stream {
         if interest.reset {
             self.ask |= poll_reset(fd, cx)?;
         }
-        if interest.read && fd.poll_read_ready(cx)?.is_ready() {
+        if interest.read && (self.ask || fd.poll_read_ready(cx)?.is_ready()) {
             result = Poll::Ready(Ok(()));
         }
         if interest.write && fd.poll_write_ready(cx)?.is_ready() {
@@ -377,6 +377,7 @@ mod tests {
             assert!(waits(&mut stream).await);
             peer.write_all(&[7; 500]).unwrap();
             assert!(waits(&mut stream).await);
+            poll_fn(|cx| stream.poll_ready(cx, Interest::READ)).await.unwrap();
             let (mut into, mut read) = (vec![0; step], 0);
             while read < 10_500 {
                 match stream.try_read(&mut into) {
