@@ -1,4 +1,4 @@
-//! A server that breaks the protocol: what is said of it. Nothing it sent reaches a client any more.
+//! A server that breaks the protocol, of which nothing reaches a client any more, or that hears no more.
 
 use std::fmt;
 
@@ -6,6 +6,19 @@ use super::Connection;
 use crate::events::CloseReason;
 
 impl Connection {
+    /// The server takes nothing more. What it said before that is still there to be read, and a reply in
+    /// parts as fast as its client takes it.
+    pub(super) fn not_heard(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
+        self.read()?;
+        if self.download.is_none() {
+            return Err(reason);
+        }
+        self.retire(reason);
+        self.unheard = true;
+        self.writing_since = None;
+        Ok(())
+    }
+
     pub(super) fn desync(&mut self, fault: &dyn fmt::Display) -> CloseReason {
         let front = self.input.bytes.split().freeze();
         self.broke_protocol(fault, &front)

@@ -99,7 +99,7 @@ pub(crate) struct Connection {
     /// Since when something has been owed without a pause.
     owing_since: Instant,
     last_read: Instant,
-    /// While there is something to write: when the server has last taken some of it.
+    /// While there is something to write: when some of it was last taken.
     writing_since: Option<Instant>,
     /// When the late reply is given up.
     stuck_until: Option<Instant>,
@@ -165,16 +165,7 @@ impl Connection {
         }
         self.read()?;
         self.take();
-        if let Err(error) = self.write() {
-            // What the server said before it closed is still there to be read, as fast as its client takes it.
-            self.read()?;
-            if self.download.is_none() {
-                return Err(error);
-            }
-            self.retire(error);
-            self.unheard = true;
-            self.writing_since = None;
-        }
+        self.write().or_else(|reason| self.not_heard(reason))?;
         if self.unheard && self.download.is_none() {
             return Err(self.retiring.unwrap_or(CloseReason::Lost));
         }

@@ -18,7 +18,7 @@ pub const PART: usize = 32 * 1024;
 const ON_ITS_WAY: usize = 5 * PART;
 /// The capacity of a pipe whose reader may be made to wait, in bytes.
 pub const CAPACITY: usize = PART;
-/// After a pipe was full its reader is told once so many bytes are free.
+/// After a pipe was full its reader is told once so many bytes are free, or half of it.
 const ROOM: usize = PART / 2;
 /// Parts below this many bytes are copied together, so that none pins a buffer much larger than itself.
 const COPY_BELOW: usize = PART / 8 * 7;
@@ -249,7 +249,7 @@ impl Drop for Parts {
 
 impl Pipe {
     fn has_enough_room(&self, state: &State) -> bool {
-        state.held + ROOM <= self.capacity
+        state.held + ROOM.min(self.capacity / 2) <= self.capacity
     }
 }
 
