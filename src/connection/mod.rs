@@ -21,6 +21,7 @@ use crate::events::{self, CloseReason};
 use crate::lifecycle::{Alarm, Phase, Watch};
 use crate::protocol::{Answered, Mode, Need, Protocol, Refusal, Reply, Tag, Upstream};
 use crate::queue::{Seat, Verdict};
+use crate::wire::parts::more;
 use crate::wire::{Budget, Close, Input, Interest, Output, Purpose, Wire};
 pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
@@ -186,7 +187,7 @@ impl Connection {
             () = parts::room(self.download.as_ref()) => self.resume(),
             () = std::future::poll_fn(|cx| self.seat.poll_work(cx)) => {}
             ready = self.wire.ready(interest) => ready.map_err(|_| lost)?,
-            () = parts::more(self.upload.as_ref(), &self.output) => {}
+            () = more(self.upload.as_ref().map(|upload| &upload.rest), &self.output) => {}
             () = alarm.reached(deadline) => {}
             () = self.back.reached(next_phase) => {}
         }
@@ -361,7 +362,7 @@ impl Connection {
             }
             if let Some(rest) = exchange.request.rest.take() {
                 self.in_flight.push_upload(exchange.slot, tag, exchange.request.oneway, now);
-                self.upload = Some(Upload::new(rest));
+                self.upload = Some(Upload { rest });
             } else if exchange.request.oneway {
                 self.in_flight.push_oneway(exchange.slot, tag, self.output.end());
             } else {

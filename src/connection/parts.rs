@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::Connection;
 use crate::events::CloseReason;
 use crate::protocol::{Refusal, Reply, Tag};
-use crate::wire::parts::{self, CAPACITY, Next, PART, Sender};
-use crate::wire::{Output, Parts};
+use crate::wire::Parts;
+use crate::wire::parts::{self, CAPACITY, Poured, Sender};
 
 /// How long a client may hold up a shared connection without taking anything.
 const HELD_UP: Duration = Duration::from_secs(1);
@@ -22,13 +22,7 @@ const HELD_UP: Duration = Duration::from_secs(1);
 /// A request on its way to the server.
 #[derive(Debug)]
 pub(super) struct Upload {
-    rest: Parts,
-}
-
-impl Upload {
-    pub(super) fn new(rest: Parts) -> Self {
-        Self { rest }
-    }
+    pub(super) rest: Parts,
 }
 
 /// A reply on its way to its client.
@@ -40,15 +34,6 @@ pub(super) struct Download {
     held_up: Option<Instant>,
     /// What the client had done by then.
     progress: u64,
-}
-
-/// Completes when the upload has parts and there is room for them. Cancel-safe.
-pub(super) async fn more(upload: Option<&Upload>, output: &Output) {
-    match upload {
-        Some(upload) if output.len() < PART => poll_fn(|cx| upload.rest.poll_ready(cx)).await,
-        Some(upload) => poll_fn(|cx| upload.rest.poll_cut(cx)).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Completes when the client of a download that is held up takes parts again. Cancel-safe.
@@ -64,29 +49,23 @@ pub(super) async fn room(download: Option<&Download>) {
 impl Connection {
     /// Moves parts of the request to the output. True if there may be more at once.
     pub(super) fn send_parts(&mut self) -> Result<bool, CloseReason> {
-        let Some(upload) = &self.upload else { return Ok(false) };
-        if upload.rest.is_cut() {
-            return Err(CloseReason::Cut);
-        }
-        while self.output.len() < PART {
-            match upload.rest.next() {
-                Next::Part(bytes) => self.output.put_bytes(bytes, upload.rest.charge().clone()),
-                Next::Nothing => return Ok(false),
-                Next::Cut => return Err(CloseReason::Cut),
-                Next::Whole => {
-                    self.upload = None;
-                    let now = Instant::now();
-                    self.owing_since = now;
-                    self.in_flight.uploaded(self.output.end(), now);
-                    // The kernel may have all of it already.
-                    self.note_written();
-                    self.output.append(&mut self.aside);
-                    self.seat.uploaded();
-                    return Ok(false);
-                }
+        let Some(Upload { rest }) = &self.upload else { return Ok(false) };
+        match rest.pour(&mut self.output) {
+            Poured::Enough => Ok(true),
+            Poured::Nothing => Ok(false),
+            Poured::Cut => Err(CloseReason::Cut),
+            Poured::Whole => {
+                self.upload = None;
+                let now = Instant::now();
+                self.owing_since = now;
+                self.in_flight.uploaded(self.output.end(), now);
+                // The kernel may have all of it already.
+                self.note_written();
+                self.output.append(&mut self.aside);
+                self.seat.uploaded();
+                Ok(false)
             }
         }
-        Ok(true)
     }
 
     /// A reply begins that comes in parts.

@@ -22,6 +22,7 @@ use crate::exchange::{self, Answer, Ticket};
 use crate::lifecycle::{Alarm, Phase, Watch};
 use crate::pool::Pool;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Need, Protocol, Received, Refusal, Request};
+use crate::wire::parts::more;
 use crate::wire::{Budget, CHUNK, Input, Interest, Output, Purpose, Wire};
 use end::End;
 pub use idle::IdleClients;
@@ -395,7 +396,7 @@ impl Session {
                 None => std::future::pending().await,
             } } => return self.evicted(),
             ready = self.wire.ready(interest) => ready.map_err(|_| End::Gone)?,
-            () = parts::more(self.download.as_ref(), &self.output) => {}
+            () = more(self.download.as_ref().map(|download| &download.rest), &self.output) => {}
             () = alarm.reached(deadline) => {}
             () = self.front.reached(next_phase) => {}
         }

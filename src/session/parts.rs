@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::{End, Session};
 use crate::exchange::Ticket;
 use crate::protocol::{Id, Request};
-use crate::wire::parts::{self, CAPACITY, Next, PART, Sender};
-use crate::wire::{CHUNK, Output, Parts};
+use crate::wire::parts::{self, CAPACITY, Poured, Sender};
+use crate::wire::{CHUNK, Parts};
 
 /// Bytes that a client must send for `client_progress` to start anew: a trickle does not count as progress.
 const PROGRESS: usize = CHUNK;
@@ -50,7 +50,7 @@ impl Upload {
 /// A reply on its way to the client.
 #[derive(Debug)]
 pub(super) struct Download {
-    rest: Parts,
+    pub(super) rest: Parts,
     pub(super) ticket: Ticket,
 }
 
@@ -62,15 +62,6 @@ impl Download {
     /// Bytes that wait for the client.
     pub(super) fn held(&self) -> usize {
         self.rest.held()
-    }
-}
-
-/// Completes when the download has parts and there is room for them, or is cut. Cancel-safe.
-pub(super) async fn more(download: Option<&Download>, output: &Output) {
-    match download {
-        Some(download) if output.len() < PART => poll_fn(|cx| download.rest.poll_ready(cx)).await,
-        Some(download) => poll_fn(|cx| download.rest.poll_cut(cx)).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -149,27 +140,20 @@ impl Session {
     /// Moves parts of the reply to the output. True if there may be more at once.
     pub(super) fn take_parts(&mut self) -> Result<bool, End> {
         let Some(download) = &self.download else { return Ok(false) };
-        if download.rest.is_cut() {
-            // Not even what waits for the client is of use to it any more.
-            return Err(End::Cut);
-        }
-        while self.output.len() < PART {
-            match download.rest.next() {
-                Next::Part(bytes) => self.output.put_bytes(bytes, download.rest.charge().clone()),
-                Next::Nothing => return Ok(false),
-                Next::Cut => return Err(End::Cut),
-                Next::Whole => {
-                    self.download = None;
-                    self.output.append(&mut self.aside);
-                    self.reading_since = Instant::now();
-                    if self.outstanding.is_empty() {
-                        // As after any last answer: see `wait`.
-                        self.wire.ask_kernel();
-                    }
-                    return Ok(false);
+        match download.rest.pour(&mut self.output) {
+            Poured::Enough => Ok(true),
+            Poured::Nothing => Ok(false),
+            Poured::Cut => Err(End::Cut),
+            Poured::Whole => {
+                self.download = None;
+                self.output.append(&mut self.aside);
+                self.reading_since = Instant::now();
+                if self.outstanding.is_empty() {
+                    // As after any last answer: see `wait`.
+                    self.wire.ask_kernel();
                 }
+                Ok(false)
             }
         }
-        Ok(true)
     }
 }

@@ -5,12 +5,13 @@
 //! says so. `session` and `connection` hold an end each, in both directions.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 
-use super::Charge;
+use super::{Charge, Output};
 
 /// The most that is read of a message in parts at a time, in bytes.
 pub const PART: usize = 32 * 1024;
@@ -37,9 +38,22 @@ pub struct Sender(Arc<Pipe>);
 #[derive(Debug)]
 pub struct Parts(Arc<Pipe>);
 
+/// What became of [`Parts::pour`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poured {
+    /// The output has enough for now.
+    Enough,
+    /// There is nothing more now.
+    Nothing,
+    /// The message is whole.
+    Whole,
+    /// The message ends here, and it is not whole: not even what is in the output is of any use.
+    Cut,
+}
+
 /// What the pipe has next.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
+enum Next {
     /// Bytes of the message.
     Part(Bytes),
     /// Nothing now.
@@ -168,9 +182,34 @@ impl Drop for Sender {
     }
 }
 
+/// Completes when [`Parts::pour`] leads further, if there is something to pour. Cancel-safe.
+pub async fn more(parts: Option<&Parts>, output: &Output) {
+    match parts {
+        Some(parts) if output.len() < PART => poll_fn(|cx| parts.poll_ready(cx)).await,
+        Some(parts) => poll_fn(|cx| parts.poll_cut(cx)).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Parts {
+    /// Moves what there is to `output`, as long as that holds less than [`PART`] bytes.
+    pub fn pour(&self, output: &mut Output) -> Poured {
+        if self.0.state().end == Some(End::Cut) {
+            return Poured::Cut;
+        }
+        while output.len() < PART {
+            match self.next() {
+                Next::Part(bytes) => output.put_bytes(bytes, self.0.charge.clone()),
+                Next::Nothing => return Poured::Nothing,
+                Next::Whole => return Poured::Whole,
+                Next::Cut => return Poured::Cut,
+            }
+        }
+        Poured::Enough
+    }
+
     /// The next bytes of the message, or how it ends. A cut is told at once, whatever was sent before it.
-    pub fn next(&self) -> Next {
+    fn next(&self) -> Next {
         let mut state = self.0.state();
         if state.end == Some(End::Cut) {
             return Next::Cut;
@@ -194,7 +233,7 @@ impl Parts {
     }
 
     /// Completes when there is something to take.
-    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.0.state();
         if state.held > 0 || state.end.is_some() {
             return Poll::Ready(());
@@ -204,18 +243,13 @@ impl Parts {
     }
 
     /// Completes when the message is cut, however much of it waits to be taken.
-    pub fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.0.state();
         if state.end == Some(End::Cut) {
             return Poll::Ready(());
         }
         state.receiver = Some(cx.waker().clone());
         Poll::Pending
-    }
-
-    /// Whether the message is cut.
-    pub fn is_cut(&self) -> bool {
-        self.0.state().end == Some(End::Cut)
     }
 
     /// Whoever is to take the parts works on something that comes before them.
@@ -226,11 +260,6 @@ impl Parts {
     /// Bytes sent and not taken yet.
     pub fn held(&self) -> usize {
         self.0.state().held
-    }
-
-    /// What the message takes of the memory budget.
-    pub fn charge(&self) -> &Charge {
-        &self.0.charge
     }
 }
 
@@ -314,7 +343,11 @@ mod tests {
         drop(sender);
         assert_eq!(parts.next(), Next::Cut);
         let cx = &mut Context::from_waker(Waker::noop());
-        assert!(parts.poll_ready(cx).is_ready() && parts.poll_cut(cx).is_ready() && parts.is_cut());
+        assert!(
+            parts.poll_ready(cx).is_ready()
+                && parts.poll_cut(cx).is_ready()
+                && parts.pour(&mut Output::new()) == Poured::Cut
+        );
     }
 
     #[test]
@@ -334,7 +367,7 @@ mod tests {
         let receiving = tokio::spawn(async move {
             let mut received = 0;
             loop {
-                std::future::poll_fn(|cx| parts.poll_ready(cx)).await;
+                poll_fn(|cx| parts.poll_ready(cx)).await;
                 match parts.next() {
                     Next::Part(part) => received += part.len(),
                     Next::Nothing => {}
@@ -343,7 +376,7 @@ mod tests {
             }
         });
         for _ in 0..100 {
-            std::future::poll_fn(|cx| sender.poll_room(cx)).await;
+            poll_fn(|cx| sender.poll_room(cx)).await;
             sender.send(bytes(1000));
         }
         sender.finish();
