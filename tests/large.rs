@@ -24,6 +24,60 @@ fn plan(wire: Wire, mode: &str, connections: usize) -> Plan {
     timeouts.iter().fold(plan, |plan, name| plan.set(&format!("timeouts.{name}"), "\"10m\""))
 }
 
+/// A server that answers a large request at once, without reading it, and closes.
+fn serve_hasty() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let (mut stream, mut head) = (stream.unwrap(), [0; 24]);
+                if stream.read_exact(&mut head).is_ok() {
+                    let length = 5u64.to_be_bytes();
+                    stream.write_all(&[&length, &[0; 8], &head[16..], &b"early"[..]].concat()).unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn the_early_reply_of_a_server_that_closes_is_passed_on() {
+    for mode in ["exclusive", "multiplex"] {
+        let daemon = Plan::new(Wire::Wide, mode, &serve_hasty()).start_ready();
+        for _ in 0..20 {
+            let client = stream::connect(&daemon.address);
+            (&client).write_all(&stream::request_head(Wire::Wide, 3 * MIB, 100, false)).unwrap();
+            stream::write(&client, 3 * MIB - 16).unwrap();
+            let mut reply = [0; 24 + 5];
+            (&client).read_exact(&mut reply).unwrap();
+            assert!(reply.ends_with(b"early"), "{mode}: an error instead");
+        }
+        assert_eq!(daemon.outcome("ok"), 20);
+    }
+}
+
+/// The kernel's buffers are so large that a socket becomes writable once in seconds only.
+#[expect(clippy::disallowed_methods, reason = "a client at a pace of its own; there is no runtime here")]
+#[test]
+fn a_reader_that_goes_on_steadily_is_not_cut() {
+    const SIZE: u64 = 24 * MIB;
+    let daemon =
+        plan(Wire::Wide, "multiplex", 1).set("protocol.frame.max_message", "\"64MiB\"").start_ready();
+    let client = stream::connect(&daemon.address);
+    (&client).write_all(&stream::request(Wire::Wide, 100, SIZE, false)).unwrap();
+    let mut read = Vec::new();
+    for _ in 0..50 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let mut some = vec![0; 20_000];
+        (&client).read_exact(&mut some).unwrap();
+        read.append(&mut some);
+    }
+    stream::expect_reply(read.chain(&client), Wire::Wide, SIZE);
+    assert_eq!(daemon.metric("client_timeouts_total", &[]), 0);
+}
+
 #[track_caller]
 fn assert_at_rest(daemon: &Daemon) {
     becomes("clients", 0, || daemon.metric("client_connections", &[]));

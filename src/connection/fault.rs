@@ -9,6 +9,8 @@ impl Connection {
     /// The server takes nothing more. What it said before that is still there to be read, and a reply in
     /// parts as fast as its client takes it.
     pub(super) fn not_heard(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
+        // It is with the kernel, whatever the reactor knew before the write failed.
+        self.wire.ask_kernel();
         self.read()?;
         if self.download.is_none() {
             return Err(reason);

@@ -211,11 +211,14 @@ impl Stream {
         result
     }
 
-    /// Bytes the peer has not acknowledged yet (`SIOCOUTQ`); 0 on unix sockets, where close loses nothing.
+    /// Bytes the peer has not acknowledged yet; 0 on unix sockets, where close loses nothing.
     pub fn unacknowledged(&self) -> usize {
-        if !self.tcp {
-            return 0;
-        }
+        if self.tcp { self.untaken() } else { 0 }
+    }
+
+    /// What of the bytes written the peer has not taken yet (`SIOCOUTQ`): not acknowledged on TCP, not read on
+    /// unix sockets, where the kernel's own overhead counts too.
+    pub fn untaken(&self) -> usize {
         let Ok(socket) = self.socket() else { return 0 };
         let mut count: libc::c_int = 0;
         #[expect(unsafe_code, reason = "no safe wrapper for SIOCOUTQ")]

@@ -14,6 +14,10 @@ use crate::wire::CHUNK;
 /// At a drain, how long a client that has just connected may take to send its first byte.
 const DRAIN_FIRST_BYTE: Duration = Duration::from_secs(1);
 
+/// How often a client is looked at that has not taken everything.
+const LOOK: Duration = Duration::from_millis(250);
+/// What it must have taken since the last time to count as reading, in bytes.
+const TAKEN: u64 = 16 * 1024;
 /// How long more than its share may wait for a client that takes nothing.
 const BACKLOG: Duration = Duration::from_secs(1);
 
@@ -73,11 +77,12 @@ impl Session {
             self.next_look = None;
             return Ok(());
         };
-        let look_at = *self.next_look.get_or_insert(since + BACKLOG);
+        let look_at = *self.next_look.get_or_insert(since + LOOK);
         if look_at > now {
             return Ok(());
         }
-        self.next_look = Some(now.max(since) + BACKLOG);
+        self.next_look = Some(now + LOOK);
+        self.see_what_is_taken(now);
         let held = self.output.len()
             + self.download.as_ref().map_or(0, Download::held)
             + self.outstanding.iter().map(|(_, ticket)| ticket.held()).sum::<usize>();
@@ -85,10 +90,24 @@ impl Session {
             _ if self.shared.budget.is_starved() => CHUNK,
             limit => limit.unwrap_or(usize::MAX),
         };
-        if since + BACKLOG <= now && held > limit {
+        if since.max(self.taken.0) + BACKLOG <= now && held > limit {
             return Err(self.timed_out(ClientTimeout::NotTaken, End::Slow));
         }
         Ok(())
+    }
+
+    /// A socket becomes writable in steps that a slow reader takes seconds for: what counts is what it has
+    /// taken from the kernel. While it does, the connections of its replies may wait.
+    fn see_what_is_taken(&mut self, now: Instant) {
+        let taken = self.output.written().saturating_sub(self.wire.untaken() as u64);
+        if taken < self.taken.1 + TAKEN {
+            return;
+        }
+        self.taken = (now, taken);
+        if let Some(download) = &self.download {
+            download.rest.note_progress();
+            self.outstanding.iter().for_each(|(_, ticket)| ticket.note_progress());
+        }
     }
 
     pub(super) fn write_deadline(&self) -> Option<Instant> {

@@ -88,6 +88,8 @@ pub struct Session {
     expiry: Option<Instant>,
     /// The next look at what waits for the client.
     next_look: Option<Instant>,
+    /// When the client was last seen to have taken enough, and how much it had then.
+    taken: (Instant, u64),
 }
 
 impl Session {
@@ -115,6 +117,7 @@ impl Session {
             writing_since: None,
             expiry: None,
             next_look: None,
+            taken: (now, 0),
         }
     }
 
@@ -332,12 +335,6 @@ impl Session {
             self.writing_since = None;
         } else if self.output.written() - before >= PROGRESS {
             self.writing_since = Some((Instant::now(), self.output.written()));
-        } else {
-            return Ok(());
-        }
-        if self.download.is_some() {
-            // Their connections need not wait for a client that does nothing.
-            self.outstanding.iter().for_each(|(_, ticket)| ticket.note_progress());
         }
         Ok(())
     }

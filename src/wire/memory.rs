@@ -134,6 +134,10 @@ impl Pipe {
         if ready { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
+    pub(super) fn untaken(&self) -> usize {
+        self.flows()[1 - self.side].bytes.len()
+    }
+
     pub(super) fn is_drained(&self) -> bool {
         let flows = self.flows();
         flows[1 - self.side].bytes.is_empty() || flows[1 - self.side].unheard

@@ -163,6 +163,14 @@ impl Wire {
         }
     }
 
+    /// What of the bytes written the peer has not taken yet, more or less.
+    pub fn untaken(&self) -> usize {
+        match &self.end {
+            End::Net(stream) => stream.untaken(),
+            End::Memory(pipe) => pipe.untaken(),
+        }
+    }
+
     /// The peer for log lines.
     pub fn peer(&self) -> String {
         match &self.end {
