@@ -86,7 +86,7 @@ def versions(found):
     for name, (_, option) in PROGRAMS.items():
         if option and name in found:
             run = subprocess.run([found[name], option], capture_output=True, text=True, timeout=10, check=False)
-            said[name] = (run.stdout + run.stderr).strip().splitlines()[0].strip()
+            said[name] = (run.stdout + run.stderr).strip().splitlines()[0].replace(found[name], "").strip()
     return said
 
 

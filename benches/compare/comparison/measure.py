@@ -19,7 +19,7 @@ class Plan:
     repetitions: int
     requests: int
     rate: int = 3000
-    rate_seconds: int = 3
+    rate_seconds: int = 2
     warm_up: int = 2000
     idle_clients: int = 10_000
     traced: int = 3000
