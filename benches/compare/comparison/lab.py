@@ -37,7 +37,11 @@ class Lab:
         inside = 'ip link set lo up && exec taskset -c "$@"'
         self.upstream = self._spawn(["unshare", "-n", "sh", "-c", inside, "sh", str(OTHER_CORE), *listen])
         # Its first report says that it listens.
-        self.accepted()
+        try:
+            self.accepted()
+        except Failed:
+            self.__exit__()
+            raise
 
     def __enter__(self):
         return self

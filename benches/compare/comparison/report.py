@@ -67,7 +67,7 @@ class Results:
         for target in TARGETS:
             try:
                 figure = target.figure(self)
-            except KeyError:
+            except (KeyError, ZeroDivisionError):
                 yield target, None, "not measured"
                 continue
             tied = figure <= target.limit * (1 + target.tie)

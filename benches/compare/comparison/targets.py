@@ -20,7 +20,7 @@ def cpu(case, contender, over, over_case=None):
 def added_p50(contender, over):
     def figure(r):
         added = [r.median("short", name, "p50") - r.median("short", "direct", "p50") for name in (contender, over)]
-        return added[0] / added[1] if added[1] > 0 else float("nan")
+        return added[0] / max(added[1], 0)
     return figure
 
 
