@@ -1,0 +1,42 @@
+"""What is compared: one entry each, a load and who bears it. All of it runs interleaved in each repetition."""
+
+from dataclasses import dataclass
+
+PEERS = ("haproxy", "nginx", "envoy")
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    what: str
+    contenders: tuple
+    protocol: str = "frame-id"
+    per_connection: int = 1  # requests
+    unix: bool = False
+    many: int = 1  # times the usual number of requests
+
+
+CASES = {case.name: case for case in [
+    Case("short", "One request a connection, 64-byte frames with an id, TCP", (
+        "direct", "floor exclusive", "warmline exclusive", "floor multiplex", "warmline multiplex", *PEERS)),
+    Case("client closes", "The same, the client closes first", (
+        "floor multiplex, client closes", "warmline multiplex, client closes")),
+    Case("unix", "One request a connection on a unix socket", ("floor multiplex", "warmline multiplex"), unix=True),
+    Case("persistent", "Persistent clients: 1,000 requests a connection", (
+        "direct", "floor multiplex, client closes", "warmline multiplex, client closes", *PEERS),
+        per_connection=1000, many=5),
+    Case("line", "One request a connection, 64-byte lines, TCP", ("floor pipeline", "warmline pipeline"),
+         protocol="line"),
+]}
+
+# Whose memory is looked at, under the load of this case.
+MEMORY = ("persistent", ("floor multiplex, client closes", "warmline multiplex, client closes", *PEERS))
+
+# Whose system calls are counted.
+SYSCALLS = (
+    ("short", ("floor exclusive", "warmline exclusive", "floor multiplex", "warmline multiplex", *PEERS)),
+    ("client closes", ("floor multiplex, client closes", "warmline multiplex, client closes")),
+    ("unix", ("floor multiplex", "warmline multiplex")),
+    ("persistent", ("floor multiplex, client closes", "warmline multiplex, client closes")),
+    ("line", ("floor pipeline", "warmline pipeline")),
+)

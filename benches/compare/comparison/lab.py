@@ -1,0 +1,184 @@
+"""One measurement's own world: a network namespace with the upstream server in it, where a proxy and a load are
+started, and which takes all of them with it when it closes. Also what the kernel says of a process and the namespace."""
+
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from string import Template
+
+from .contenders import LAYOUTS, LISTEN, PROGRAMS, TEMPLATES, UPSTREAM
+
+# The proxy has a core for itself.
+PROXY_CORE, OTHER_CORE = 0, 1
+# Seconds.
+READY_WITHIN, REPORT_WITHIN = 15, 20
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+class Failed(Exception):
+    """A measurement that cannot be trusted, or was not possible."""
+
+
+class Lab:
+    """A context: closing it ends every process it started, by its id."""
+
+    def __init__(self, programs):
+        self.programs = programs
+        self.started = []
+        self.dir = Path(tempfile.mkdtemp(prefix="warmline-compare-"))
+        listen = [programs["upstream"], "--listen", UPSTREAM]
+        inside = 'ip link set lo up && exec taskset -c "$@"'
+        self.upstream = self._spawn(["unshare", "-n", "sh", "-c", inside, "sh", str(OTHER_CORE), *listen])
+        # Its first report says that it listens.
+        try:
+            self.accepted()
+        except Failed:
+            self.__exit__()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.started):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            for pipe in (process.stdin, process.stdout):
+                pipe.close()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self.dir)
+
+    def _spawn(self, command):
+        with open(self.dir / "stderr", "ab") as errors:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+        self.started.append(process)
+        return process
+
+    def start(self, core, command):
+        """Starts `command` in the namespace."""
+        enter = ["nsenter", "-n", "-t", str(self.upstream.pid), "taskset", "-c", str(core)]
+        return self._spawn(enter + [str(word) for word in command])
+
+    def start_proxy(self, contender, case):
+        """Starts `contender` for `case` and waits until a request comes back. None without a proxy."""
+        self.address = f"unix:{self.dir}/proxy.sock" if case.unix else LISTEN
+        if contender.program is None:
+            self.address = UPSTREAM
+        proxy = self.start(PROXY_CORE, self._command(contender, case)) if contender.program else None
+        end = time.monotonic() + READY_WITHIN
+        while self.load(case, requests=1, seconds=1)["right"] != 1:
+            if time.monotonic() > end or (proxy and proxy.poll() is not None):
+                raise Failed(f"{contender.name} does not answer: {self.errors()}")
+            time.sleep(0.05)
+        return proxy
+
+    def _command(self, contender, case):
+        speaks = contender.speaks or case.protocol
+        protocol, layout = LAYOUTS[speaks]
+        values = {"program": self.programs[contender.program], "dir": self.dir, "listen": self.address,
+                  "upstream": UPSTREAM, "clients": most_clients(), "speaks": speaks, "protocol": protocol, "layout": layout, **contender.values}
+        for name in ("listen", "upstream"):
+            values[f"{name}_host"], _, values[f"{name}_port"] = values[name].rpartition(":")
+        if template := TEMPLATES.get(contender.program):
+            values["config"] = self.dir / template
+            values["config"].write_text(Template((CONFIGS / template).read_text()).substitute(values))
+        return Template(PROGRAMS[contender.program][0]).substitute(values).split()
+
+    def load(self, case, requests, rate=0, seconds=60):
+        """Runs the load of `case`, and returns its report."""
+        process = self.start(OTHER_CORE, [
+            self.programs["load"], "--to", self.address, "--protocol", case.protocol, "--requests", requests,
+            "--per-connection", case.per_connection, "--rate", rate, "--seconds", seconds])
+        report = process.communicate(timeout=seconds + 10)[0]
+        self.started.remove(process)
+        if not report:
+            raise Failed(f"no report from the load: {self.errors()}")
+        return json.loads(report)
+
+    def hold(self, case, clients):
+        """Connects so many clients that do nothing; `ask` lets each make a request."""
+        process = self.start(OTHER_CORE, [
+            self.programs["hold"], "--to", self.address, "--protocol", case.protocol, "--clients", clients])
+        self.read(process)
+        return process
+
+    def ask(self, process):
+        """Asks a tool for its next report."""
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return self.read(process)
+
+    def read(self, process):
+        there, _, _ = select.select([process.stdout], [], [], REPORT_WITHIN)
+        line = process.stdout.readline() if there else ""
+        if not line:
+            raise Failed(f"no report from a tool: {self.errors()}")
+        return json.loads(line)
+
+    def accepted(self):
+        """Connections that the upstream server has taken in so far."""
+        return self.ask(self.upstream)["accepted"]
+
+    def time_wait(self):
+        """Sockets in TIME_WAIT by side: the clients', the proxy's towards them, those between proxy and server."""
+        sides = {"client": 0, "proxy": 0, "upstream": 0}
+        port = None if self.address.startswith("unix:") else f"{int(self.address.rpartition(':')[2]):04X}"
+        for line in Path(f"/proc/{self.upstream.pid}/net/tcp").read_text().splitlines()[1:]:
+            local, remote, state = (word.rpartition(":")[2] for word in line.split()[1:4])
+            if state == "06":
+                sides["proxy" if local == port else "client" if remote == port else "upstream"] += 1
+        return sides
+
+    def errors(self):
+        return (self.dir / "stderr").read_text(errors="replace").strip()[-500:]
+
+
+def family(pid):
+    """`pid` and all that it has started."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def cpu_us(pid):
+    """CPU time of a process, its threads and its children so far, user and system."""
+    tasks = [task for member in family(pid) for task in Path(f"/proc/{member}/task").iterdir()]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
+
+
+def resident_kib(pid):
+    """Resident memory of a process and its children."""
+    total = 0
+    for member in family(pid):
+        for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Rss:"):
+                total += int(line.split()[1])
+    return total
+
+
+def raise_fd_limit():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def most_clients():
+    """A proxy without pooling holds two descriptors a client, and some more."""
+    return min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100)
+
+
+def need_root():
+    if os.geteuid() != 0:
+        raise SystemExit("benches/compare/run makes network namespaces and installs packages: run it as root")
