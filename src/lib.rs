@@ -28,6 +28,9 @@
 //! | answer | [`exchange`] | it ends, once; its metrics are recorded there |
 //! | restore | [`session`] | `Downstream::encode` with the client's id |
 //!
+//! A message too large to be stored takes the same way in [parts](wire::parts): its head is the request or the
+//! reply, and a bounded pipe carries the rest from the side that reads it to the side that writes it.
+//!
 //! # Layers
 //!
 //! A file imports only what is to its right; `tests/layers.rs` holds the list:
@@ -42,6 +45,7 @@
 //! * A reply never reaches another client: only a connection touches its socket, an entry in flight leaves
 //!   with its own reply or with the connection, and bytes that answer nothing close the connection.
 //! * A request never runs twice: an exchange that a connection has begun to write is never given to another.
+//! * A message cut short never looks whole: the one who reads it sees a reset.
 //! * Nothing is lost silently: an exchange ends once, and dropping it unfinished is an end too.
 //! * The cap is hard: a socket holds its permit until it is closed.
 //! * Nothing is unbounded: queue, buffers, clients, sockets and log lines each have a limit.

@@ -130,7 +130,7 @@ impl Session {
             }
             keep
         });
-        // What has begun must end in time: see `Connection::begin`.
+        // An answer that has begun must end in time.
         if let Some(ticket) = self.incomplete() {
             pool.request_is_whole(ticket);
         }
