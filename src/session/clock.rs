@@ -14,7 +14,7 @@ use crate::wire::CHUNK;
 /// At a drain, how long a client that has just connected may take to send its first byte.
 const DRAIN_FIRST_BYTE: Duration = Duration::from_secs(1);
 
-/// How often a client is looked at that has not taken everything.
+/// How often a client is looked at that others may have to wait for.
 const LOOK: Duration = Duration::from_millis(250);
 /// What it must have taken since the last time to count as reading, in bytes.
 const TAKEN: u64 = 16 * 1024;
@@ -81,7 +81,6 @@ impl Session {
         if look_at > now {
             return Ok(());
         }
-        self.next_look = Some(now + LOOK);
         self.see_what_is_taken(now);
         let held = self.output.len()
             + self.download.as_ref().map_or(0, Download::held)
@@ -90,6 +89,9 @@ impl Session {
             _ if self.shared.budget.is_starved() => CHUNK,
             limit => limit.unwrap_or(usize::MAX),
         };
+        // Thousands may be slow within their share: they are looked at less often.
+        let matters = self.download.is_some() || held > limit;
+        self.next_look = Some(now + if matters { LOOK } else { BACKLOG });
         if since.max(self.taken.0) + BACKLOG <= now && held > limit {
             return Err(self.timed_out(ClientTimeout::NotTaken, End::Slow));
         }
