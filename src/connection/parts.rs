@@ -1,8 +1,8 @@
 //! Messages in parts: a request is sent as its client sends it, a reply is passed on as its client takes it.
 //!
 //! Invariant: while a request is sent in parts nothing else is in flight, and one that its client does not
-//! finish ends the connection. A client that does not take its reply holds a shared connection up for at most
-//! [`HELD_UP`]; then the rest is swallowed.
+//! finish ends the connection. A client that takes nothing of its reply holds a shared connection up for at
+//! most [`HELD_UP`]; then the rest is swallowed.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -157,7 +157,7 @@ impl Connection {
             && let Some(progress) = download.sender.as_ref().map(Sender::progress)
             && progress != download.progress
         {
-            // It takes another reply first, from another connection.
+            // It reads slowly, or another reply first that came from another connection.
             (download.held_up, download.progress) = (Some(now), progress);
             return;
         }

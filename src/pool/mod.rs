@@ -134,7 +134,8 @@ impl Pool {
             self.end(ticket, Refusal::AcquireTimeout);
             return None;
         }
-        deadline
+        // Without a deadline nothing else would end its wait if it comes back.
+        deadline.or_else(|| Some(now + self.settings.acquire_timeout))
     }
 
     fn end(&self, ticket: &Ticket, refusal: Refusal) {

@@ -57,6 +57,23 @@ fn request(bytes: &'static [u8]) -> Request {
     Request::new(Bytes::from_static(bytes), false)
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_in_parts_is_looked_at_as_long_as_it_has_no_deadline() {
+    let mut world = World::new(settings(Mode::Exclusive, 1, 1));
+    let _server = world.accept().await;
+    settle().await;
+    let (_sender, rest) = crate::wire::parts::pipe(1, crate::wire::Charge::none());
+    let mut head = request(b"\x04\0\0\x07");
+    head.rest = Some(rest);
+    let ticket = world.pool.admit(head, false);
+    settle().await;
+    for _ in 0..3 {
+        tokio::time::sleep(10 * SECOND).await;
+        let look_again = world.pool.expire(&ticket, Instant::now());
+        assert!(look_again.is_some_and(|at| at > Instant::now()), "it would wait for ever if it came back");
+    }
+}
+
 #[test]
 fn a_oneway_that_the_server_does_not_read_is_no_spin() {
     assert!(comes_to_an_end(async || {
