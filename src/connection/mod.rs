@@ -419,8 +419,10 @@ impl Connection {
 
     fn close(mut self, reason: CloseReason) {
         let owed = self.in_flight.owed();
-        // A reset would destroy a one-way request that the server has not read yet.
-        let clean = self.in_flight.owes_nobody() && self.output.is_empty() && self.input.bytes.is_empty();
+        // A reset would destroy a one-way request that the server has not read yet; after half a request it must
+        // be one.
+        let over = self.in_flight.owes_nobody() && self.upload.is_none();
+        let clean = over && self.output.is_empty() && self.input.bytes.is_empty();
         let refusal = if reason == CloseReason::Desync { Refusal::Desync } else { Refusal::Lost };
         let verdict = if reason == CloseReason::Cut { Verdict::Neutral } else { Verdict::Failed };
         for slot in self.in_flight.drain() {
