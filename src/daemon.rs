@@ -18,7 +18,7 @@ use crate::connection::Network;
 use crate::events::{self, process};
 use crate::lifecycle::{Phase, Switch, Watch};
 use crate::listener::{Listener, Places};
-use crate::net::{self, Access, Address};
+use crate::net::{self, Access, Address, Inherited};
 use crate::pool::{Keeper, Pool};
 use crate::session::{self, IdleClients};
 use crate::systemd;
@@ -163,12 +163,14 @@ impl Daemon {
         let mut sockets = Vec::new();
         for upstream in &plan.upstreams {
             let listener = &upstream.listener;
-            sockets.push(bind_all(&listener.addresses, &listener.access, listener.nodelay)?);
+            sockets.push(bind_all(&listener.addresses, &listener.access, listener.inherited)?);
         }
         let admin_sockets = match &plan.admin {
-            Some(settings) => {
-                bind_all(&settings.addresses, &Access { mode: ADMIN_MODE, uids: vec![] }, true)?
-            }
+            Some(settings) => bind_all(
+                &settings.addresses,
+                &Access { mode: ADMIN_MODE, uids: vec![] },
+                Inherited::default(),
+            )?,
             None => Vec::new(),
         };
         let mut daemon = Self {
@@ -390,10 +392,14 @@ fn fit_fds(plan: &Plan, max_fds: u64) -> Result<usize, Error> {
     Ok(usize::try_from(fitting).unwrap_or(usize::MAX))
 }
 
-fn bind_all(addresses: &[Address], access: &Access, nodelay: bool) -> Result<Vec<net::Listener>, Error> {
+fn bind_all(
+    addresses: &[Address],
+    access: &Access,
+    inherited: Inherited,
+) -> Result<Vec<net::Listener>, Error> {
     let mut sockets = Vec::new();
     for address in addresses {
-        match net::Listener::bind(address, access, nodelay) {
+        match net::Listener::bind(address, access, inherited) {
             Ok(bound) => sockets.extend(bound),
             Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(Error::Permission { address: address.clone(), source });

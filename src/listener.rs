@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::events;
-use crate::lifecycle::{Phase, Watch};
-use crate::net::{self, Access, Address, Stream};
+use crate::lifecycle::{Alarm, Phase, Watch};
+use crate::net::{self, Access, Address, Inherited, Stream};
 use crate::session::{self, IdleClients, Session};
 use crate::wire::Wire;
 
@@ -22,6 +22,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 /// How long an evicted client may take to make room before the next one is asked.
 const EVICTION: Duration = Duration::from_millis(100);
 
+/// While clients come, a timer goes off so often. It is there to be the first one: a session whose timer is
+/// earlier than all others costs a system call, by which tokio wakes its own driver.
+const PULSE: Duration = Duration::from_millis(50);
+
 /// What a listener needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -29,8 +33,8 @@ pub struct Settings {
     pub addresses: Vec<Address>,
     /// For unix addresses.
     pub access: Access,
-    /// `TCP_NODELAY` of accepted connections.
-    pub nodelay: bool,
+    /// Options of accepted connections.
+    pub inherited: Inherited,
     /// Clients of this upstream at a time.
     pub max_clients: usize,
 }
@@ -67,15 +71,22 @@ impl Listener {
     /// Accepts until the front half drains; then takes in whoever waits already, and closes.
     pub async fn run(self, mut front: Watch) {
         let mut pause = PAUSE.0;
+        let (mut alarm, mut pulse) = (Alarm::default(), None);
         while front.phase() == Phase::Running {
             // Cancel-safe: a client that is not accepted yet stays in the kernel's queue.
             let accepted = tokio::select! {
+                biased;
                 accepted = self.accept() => accepted,
+                () = alarm.reached(pulse) => {
+                    pulse = None;
+                    continue;
+                }
                 () = front.reached(Phase::Draining) => break,
             };
             match accepted {
                 Ok((stream, permits)) => {
                     pause = PAUSE.0;
+                    pulse = Some(Instant::now() + PULSE);
                     self.serve(stream, permits);
                 }
                 Err(error) => {
@@ -162,8 +173,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
 
-    use tokio::time::Instant;
-
     use super::*;
     use crate::lifecycle::Switch;
     use crate::pool::tests::world::{HEARTBEAT, World, message, protocol, settings, settle};
@@ -185,7 +194,7 @@ mod tests {
         let front = Switch::new();
         let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
         let access = Access { mode: 0o600, uids: Vec::new() };
-        let socket = net::Listener::bind(&address, &access, true).unwrap().remove(0);
+        let socket = net::Listener::bind(&address, &access, Inherited::default()).unwrap().remove(0);
         let Address::Tcp { port, .. } = *socket.address() else { unreachable!() };
         let session = Arc::new(session::Shared {
             settings: session::Settings {

@@ -14,7 +14,7 @@ use super::protocol;
 use super::report::{Report, TIMES};
 use super::units::{Count, Permissions, Text};
 use crate::connection::{self, Preamble};
-use crate::net::{Access, Address, Tuning};
+use crate::net::{Access, Address, Inherited, Tuning};
 use crate::protocol::{Mode, Protocol};
 use crate::session::ClientClose;
 use crate::wire::{Budget, CHUNK, parts};
@@ -68,7 +68,10 @@ pub(super) fn upstream(
         listener: listener::Settings {
             addresses: listen?,
             access,
-            nodelay: sockets.tuning.nodelay,
+            inherited: Inherited {
+                nodelay: sockets.tuning.nodelay,
+                reset_when_finished: sockets.one_shot && sockets.client_close != ClientClose::Fin,
+            },
             max_clients,
         },
         session: session::Settings {

@@ -16,8 +16,8 @@ use rustix::thread::nanosleep;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use super::stream::register;
-use super::{Access, Address, Stream};
+use super::stream::{register, reset_when_finished};
+use super::{Access, Address, Inherited, Stream};
 
 /// What is asked for; the kernel caps it at `net.core.somaxconn`.
 pub const BACKLOG: i32 = 65535;
@@ -37,32 +37,33 @@ const LOCK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 pub struct Listener {
     fd: AsyncFd<Socket>,
     address: Address,
+    /// What it accepts is reset as soon as the FIN of a close is acknowledged.
+    resets: bool,
     _file: Option<SocketFile>,
 }
 
 impl Listener {
-    /// Listens on `address`: one socket, or two for `localhost`. Accepted TCP sockets inherit
-    /// `nodelay`.
+    /// Listens on `address`: one socket, or two for `localhost`.
     ///
     /// # Errors
     /// Those of the kernel, with the file or address at fault in the text where the kernel's do not say.
-    pub fn bind(address: &Address, access: &Access, nodelay: bool) -> io::Result<Vec<Self>> {
+    pub fn bind(address: &Address, access: &Access, inherited: Inherited) -> io::Result<Vec<Self>> {
         match address {
             Address::Unix(path) => Ok(vec![Self::unix(path, access)?]),
-            Address::Tcp { host, port } if host == "localhost" => Self::both_families(*port, nodelay),
+            Address::Tcp { host, port } if host == "localhost" => Self::both_families(*port, inherited),
             Address::Tcp { host, port } => {
                 let ip = host.parse().map_err(|_| invalid("a listener needs an address or `localhost`"))?;
-                Ok(vec![Self::tcp(SocketAddr::new(ip, *port), nodelay)?])
+                Ok(vec![Self::tcp(SocketAddr::new(ip, *port), inherited)?])
             }
         }
     }
 
-    fn both_families(port: u16, nodelay: bool) -> io::Result<Vec<Self>> {
+    fn both_families(port: u16, inherited: Inherited) -> io::Result<Vec<Self>> {
         let mut tries = SHARED_PORT_TRIES;
         loop {
-            let four = Self::tcp((Ipv4Addr::LOCALHOST, port).into(), nodelay)?;
+            let four = Self::tcp((Ipv4Addr::LOCALHOST, port).into(), inherited)?;
             let Address::Tcp { port: bound, .. } = four.address else { return Ok(vec![four]) };
-            match Self::tcp((Ipv6Addr::LOCALHOST, bound).into(), nodelay) {
+            match Self::tcp((Ipv6Addr::LOCALHOST, bound).into(), inherited) {
                 Ok(six) => return Ok(vec![four, six]),
                 // A host without IPv6 is a host with one family.
                 Err(e) if is_missing_family(&e) => return Ok(vec![four]),
@@ -72,18 +73,22 @@ impl Listener {
         }
     }
 
-    fn tcp(address: SocketAddr, nodelay: bool) -> io::Result<Self> {
+    fn tcp(address: SocketAddr, inherited: Inherited) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        socket.set_tcp_nodelay(nodelay)?;
+        socket.set_tcp_nodelay(inherited.nodelay)?;
+        if inherited.reset_when_finished {
+            reset_when_finished(&socket)?;
+        }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
         let address = Address::Tcp { host: bound.ip().to_string(), port: bound.port() };
-        Ok(Self { fd: register(socket)?, address, _file: None })
+        let resets = inherited.reset_when_finished;
+        Ok(Self { fd: register(socket)?, address, resets, _file: None })
     }
 
     fn unix(path: &Path, access: &Access) -> io::Result<Self> {
@@ -101,7 +106,8 @@ impl Listener {
             let _ = fs::remove_file(&temporary);
         }
         let file = placed?;
-        Ok(Self { fd: register(socket)?, address: Address::Unix(path.into()), _file: Some(file) })
+        let address = Address::Unix(path.into());
+        Ok(Self { fd: register(socket)?, address, resets: false, _file: Some(file) })
     }
 
     /// The address it is bound to, with the port that the kernel chose.
@@ -127,6 +133,7 @@ impl Listener {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         loop {
             match rustix::net::accept_with(self.fd.get_ref(), flags).map_err(io::Error::from) {
+                Ok(fd) if self.resets => return Ok(Stream::resetting(fd.into())),
                 Ok(fd) => return Ok(Stream::new(fd.into(), self.is_tcp())),
                 Err(e) if is_passing(&e) => {}
                 Err(e) => return Err(e),
@@ -276,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn localhost_is_both_families_on_one_port() {
         let address = Address::Tcp { host: "localhost".into(), port: 0 };
-        let listeners = Listener::bind(&address, &open(), true).unwrap();
+        let listeners = Listener::bind(&address, &open(), Inherited::default()).unwrap();
         let ports: Vec<_> = listeners
             .iter()
             .map(|l| match l.address() {
@@ -294,7 +301,7 @@ mod tests {
     async fn a_socket_file_comes_with_its_mode_and_goes_with_its_listener() {
         let dir = TempDir::new();
         let path = dir.join("s");
-        let listener = Listener::bind(&unix(&path), &open(), true).unwrap();
+        let listener = Listener::bind(&unix(&path), &open(), Inherited::default()).unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "the temporary name is gone");
         drop(listener);
@@ -307,8 +314,8 @@ mod tests {
         let path = dir.join("s");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "std leaves the file behind");
-        let first = Listener::bind(&unix(&path), &open(), true).unwrap();
-        let second = Listener::bind(&unix(&path), &open(), true).unwrap_err();
+        let first = Listener::bind(&unix(&path), &open(), Inherited::default()).unwrap();
+        let second = Listener::bind(&unix(&path), &open(), Inherited::default()).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(first);
     }
@@ -325,7 +332,7 @@ mod tests {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 let _guard = runtime.enter();
                 start.wait();
-                let bound = Listener::bind(&unix(&path), &open(), true);
+                let bound = Listener::bind(&unix(&path), &open(), Inherited::default());
                 let ok = bound.is_ok();
                 // Both have tried before either goes.
                 start.wait();
@@ -348,7 +355,7 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         std::os::unix::fs::symlink(&socket, &link).unwrap();
         for path in [&file, &link] {
-            let error = Listener::bind(&unix(path), &open(), true).unwrap_err();
+            let error = Listener::bind(&unix(path), &open(), Inherited::default()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         }
         assert_eq!(fs::read(&file).unwrap(), b"x");
@@ -359,7 +366,7 @@ mod tests {
     async fn a_file_that_is_no_longer_ours_stays() {
         let dir = TempDir::new();
         let path = dir.join("s");
-        let listener = Listener::bind(&unix(&path), &open(), true).unwrap();
+        let listener = Listener::bind(&unix(&path), &open(), Inherited::default()).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "theirs").unwrap();
         drop(listener);

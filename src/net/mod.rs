@@ -106,6 +106,21 @@ pub struct Access {
     pub uids: Vec<u32>,
 }
 
+/// What accepted TCP sockets have from their listener, without a system call for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// `TCP_NODELAY`.
+    pub nodelay: bool,
+    /// A close with FIN is a [`Stream::finish_and_reset`].
+    pub reset_when_finished: bool,
+}
+
+impl Default for Inherited {
+    fn default() -> Self {
+        Self { nodelay: true, reset_when_finished: false }
+    }
+}
+
 /// Options of upstream sockets; the TCP ones are ignored on unix sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {

@@ -71,6 +71,8 @@ fn poll_reset(fd: &AsyncFd<Socket>, cx: &mut Context<'_>) -> io::Result<bool> {
 pub struct Stream {
     state: State,
     tcp: bool,
+    /// The kernel resets it as soon as the FIN of a close is acknowledged.
+    resets: bool,
     /// There was nothing to read any more when it was last looked at, before the reactor knew the socket.
     dry: bool,
     /// Reads ask the kernel, whatever the reactor knows, until it has no more.
@@ -88,7 +90,12 @@ enum State {
 impl Stream {
     /// Wraps a non-blocking socket.
     pub(super) fn new(socket: Socket, tcp: bool) -> Self {
-        Self { state: State::Raw(socket), tcp, dry: false, ask: false }
+        Self { state: State::Raw(socket), tcp, resets: false, dry: false, ask: false }
+    }
+
+    /// Wraps a non-blocking socket from a listener that was told to [`reset_when_finished`].
+    pub(super) fn resetting(socket: Socket) -> Self {
+        Self { resets: true, ..Self::new(socket, true) }
     }
 
     /// Whether it is a TCP socket, with all that means for closing.
@@ -242,25 +249,23 @@ impl Stream {
         }
     }
 
-    /// Closes on TCP with FIN, and with RST when the peer has acknowledged it; plainly on unix sockets.
+    /// Closes on TCP with FIN, and with RST when the peer has acknowledged it; plainly on unix sockets. `asked`:
+    /// a moment ago the reads were made to ask the kernel, and if one has, there was nothing.
     ///
     /// The kernel sends both by itself. Between two calls of ours the peer would often wake up and send its
     /// own FIN, which leaves TIME_WAIT behind; and so the RST never overtakes what was written.
-    pub fn finish_and_reset(self) {
-        let acknowledged = self.unacknowledged() == 0;
-        let socket = match self.state {
-            State::Raw(socket) => socket,
-            State::Registered(fd) => fd.into_inner(),
-            State::Gone => return,
-        };
+    pub fn finish_and_reset(self, asked: bool) {
+        let Ok(socket) = self.socket() else { return };
+        let empty = asked && !self.ask;
         if !self.tcp {
             return;
         }
-        match rest(&socket) {
+        match if empty { Rest::Nothing } else { rest(socket) } {
             // Too late to be first: only RST frees the peer's socket now, if it destroys nothing.
-            Rest::End if acknowledged => drop(socket.set_linger(Some(Duration::ZERO))),
+            Rest::End if self.unacknowledged() == 0 => drop(socket.set_linger(Some(Duration::ZERO))),
             Rest::End => {}
-            Rest::Nothing => reset_when_finished(&socket),
+            Rest::Nothing if self.resets => {}
+            Rest::Nothing => drop(reset_when_finished(socket)),
         }
     }
 
@@ -324,16 +329,19 @@ fn rest(socket: &Socket) -> Rest {
 }
 
 /// Has the kernel reset the connection as soon as the FIN of the close is acknowledged, in place of waiting
-/// for the peer's: `TCP_LINGER2` below zero, see tcp(7).
-fn reset_when_finished(socket: &Socket) {
+/// for the peer's: `TCP_LINGER2` below zero, see tcp(7). What a listener accepts inherits it.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub(super) fn reset_when_finished(socket: &Socket) -> io::Result<()> {
     let at_once: libc::c_int = -1;
     let value = (&raw const at_once).cast();
     let length = libc::socklen_t::try_from(size_of_val(&at_once)).unwrap_or(0);
     #[expect(unsafe_code, reason = "no safe wrapper takes a negative TCP_LINGER2")]
     // SAFETY: the descriptor is open for as long as `socket` lives, and `value` points at one int.
-    unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_LINGER2, value, length);
-    }
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_LINGER2, value, length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -351,7 +359,7 @@ mod tests {
     async fn connected() -> (Stream, TcpStream) {
         let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
         let access = Access { mode: 0o600, uids: Vec::new() };
-        let listener = Listener::bind(&address, &access, true).unwrap().remove(0);
+        let listener = Listener::bind(&address, &access, crate::net::Inherited::default()).unwrap().remove(0);
         let Address::Tcp { port, .. } = *listener.address() else { unreachable!() };
         let mut peer = TcpStream::connect(("127.0.0.1", port)).unwrap();
         peer.write_all(&[7; 10_000]).unwrap();

@@ -14,6 +14,10 @@ use crate::wire::CHUNK;
 /// At a drain, how long a client that has just connected may take to send its first byte.
 const DRAIN_FIRST_BYTE: Duration = Duration::from_secs(1);
 
+/// For how long a one-shot client that waits for its reply is not watched: most replies are there sooner, and
+/// watching costs two system calls.
+const UNWATCHED: Duration = Duration::from_millis(100);
+
 /// How often a client is looked at that others may have to wait for.
 const LOOK: Duration = Duration::from_millis(250);
 /// What it must have taken since the last time to count as reading, in bytes.
@@ -136,6 +140,13 @@ impl Session {
             (false, _) => settings.client_read,
         };
         Some(self.reading_since + patience)
+    }
+
+    /// Until when a further request or the end of a one-shot client may stay unnoticed.
+    pub(super) fn unwatched_until(&self) -> Option<Instant> {
+        let waits = !self.outstanding.is_empty() && self.output.is_empty() && !self.input.is_waiting();
+        let whole = self.upload.is_none() && self.download.is_none();
+        (self.shared.settings.one_shot && waits && whole).then(|| self.reading_since + UNWATCHED)
     }
 
     pub(super) fn is_between_requests(&self) -> bool {

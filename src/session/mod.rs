@@ -375,7 +375,8 @@ impl Session {
     }
 
     async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), End> {
-        let times = [self.expiry, self.write_deadline(), self.read_deadline(), self.next_look];
+        let unwatched = self.unwatched_until().filter(|until| *until > Instant::now());
+        let times = [self.expiry, self.write_deadline(), self.read_deadline(), self.next_look, unwatched];
         let deadline = times.into_iter().flatten().min();
         let read = self.wants_input();
         let interest = Interest { read, write: !self.output.is_empty(), reset: !read };
@@ -392,7 +393,7 @@ impl Session {
                 Some(place) => place.evicted().await,
                 None => std::future::pending().await,
             } } => return self.evicted(),
-            ready = self.wire.ready(interest) => ready.map_err(|_| End::Gone)?,
+            ready = self.wire.ready(interest), if unwatched.is_none() => ready.map_err(|_| End::Gone)?,
             () = more(self.download.as_ref().map(|download| &download.rest), &self.output) => {}
             () = alarm.reached(deadline) => {}
             () = self.front.reached(next_phase) => {}

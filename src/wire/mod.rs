@@ -121,10 +121,10 @@ impl Wire {
         self.flush(output, false)
     }
 
-    /// As [`Wire::try_flush`]; if it is true, [`Close::FinReset`] must follow at once. Where that is safe, the
-    /// last bytes and the FIN go out together, so the peer cannot close in between.
+    /// As [`Wire::try_flush`], after [`Wire::ask_kernel`]; if it is true, [`Close::FinReset`] must follow at once.
+    /// Where that is safe, the last bytes and the FIN go out together, so the peer cannot close in between.
     pub fn try_flush_last(&mut self, output: &mut Output) -> io::Result<bool> {
-        let together = output.len() <= TOGETHER && self.is_drained();
+        let together = output.len() <= TOGETHER && (output.written() == 0 || self.is_drained());
         let everything = self.flush(output, together)?;
         self.held_back = together && everything;
         Ok(everything)
@@ -206,9 +206,9 @@ impl Wire {
             Close::Fin => self.discard(),
             Close::FinReset => {
                 // Taken apart, so that the permit is given back after the close.
-                let Self { end, permit, .. } = self;
+                let Self { end, held_back, permit } = self;
                 match end {
-                    End::Net(stream) => stream.finish_and_reset(),
+                    End::Net(stream) => stream.finish_and_reset(held_back),
                     End::Memory(pipe) => drop(pipe),
                 }
                 drop(permit);

@@ -309,7 +309,9 @@ async fn a_large_request_right_behind_another_is_charged_too() {
     let mut server = front.server().await;
     let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
     let listener =
-        Listener::bind(&address, &Access { mode: 0o600, uids: Vec::new() }, true).unwrap().remove(0);
+        Listener::bind(&address, &Access { mode: 0o600, uids: Vec::new() }, crate::net::Inherited::default())
+            .unwrap()
+            .remove(0);
     let Address::Tcp { port, .. } = *listener.address() else { panic!("no port") };
     let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let requests = [frame(0, 1, &payload(MAX_BUFFERED - 8, 1)), frame(0, 2, &payload(LARGE, 2))].concat();

@@ -43,7 +43,8 @@ async fn a_request_behind_a_large_reply_is_served() {
 fn bind() -> (net::Listener, u16) {
     let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
     let access = Access { mode: 0o600, uids: Vec::new() };
-    let listener = net::Listener::bind(&address, &access, true).unwrap().remove(0);
+    let listener =
+        net::Listener::bind(&address, &access, crate::net::Inherited::default()).unwrap().remove(0);
     let Address::Tcp { port, .. } = *listener.address() else { unreachable!() };
     (listener, port)
 }
