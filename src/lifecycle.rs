@@ -3,11 +3,12 @@
 //! [`Alarm`] by which a task keeps its deadlines.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
-use tokio::sync::Notify;
+use pin_project_lite::pin_project;
+use slab::Slab;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How far a shutdown has come. Phases only move forward.
@@ -21,19 +22,34 @@ pub enum Phase {
     Stopped,
 }
 
+impl Phase {
+    /// The one that comes after it; after the last, that one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        match self {
+            Self::Running => Self::Draining,
+            Self::Draining | Self::Stopped => Self::Stopped,
+        }
+    }
+}
+
 /// The hand that moves a phase forward.
 #[derive(Debug, Default)]
 pub struct Switch(Arc<Shared>);
 
 /// A view of a [`Switch`]. Clones see the same switch.
-#[derive(Clone, Debug)]
-pub struct Watch(Arc<Shared>);
+#[derive(Debug)]
+pub struct Watch {
+    shared: Arc<Shared>,
+    /// Where the waker of the task that waits is kept, and that waker: a task is entered once, not at each wait.
+    entered: Option<(usize, Waker)>,
+}
 
 /// Not tokio's `watch`: that one wakes in an order drawn by lot, and a run of a seed is to be repeated.
 #[derive(Debug, Default)]
 struct Shared {
     phase: AtomicU8,
-    changed: Notify,
+    waiting: Mutex<Slab<Waker>>,
 }
 
 impl Shared {
@@ -43,6 +59,10 @@ impl Shared {
             1 => Phase::Draining,
             _ => Phase::Stopped,
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Slab<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,7 +74,7 @@ impl Switch {
 
     /// A view of this switch.
     pub fn watch(&self) -> Watch {
-        Watch(self.0.clone())
+        Watch { shared: self.0.clone(), entered: None }
     }
 
     /// Asks everyone to finish what they have.
@@ -74,7 +94,7 @@ impl Switch {
 
     fn advance(&self, to: Phase) {
         if self.0.phase.fetch_max(to as u8, Ordering::AcqRel) < to as u8 {
-            self.0.changed.notify_waiters();
+            self.0.waiting().iter().for_each(|(_, waker)| waker.wake_by_ref());
         }
     }
 }
@@ -89,48 +109,79 @@ impl Drop for Switch {
 impl Watch {
     /// The phase now.
     pub fn phase(&self) -> Phase {
-        self.0.phase()
+        self.shared.phase()
+    }
+
+    /// Completes when the phase is `phase` or later.
+    pub fn poll_reached(&mut self, cx: &mut Context<'_>, phase: Phase) -> Poll<()> {
+        if self.entered.as_ref().is_none_or(|(_, waker)| !waker.will_wake(cx.waker())) {
+            self.leave();
+            let waker = cx.waker().clone();
+            self.entered = Some((self.shared.waiting().insert(waker.clone()), waker));
+        }
+        // After it was entered: it hears of every move from here on.
+        if self.phase() >= phase { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Waits until the phase is `phase` or later. Cancel-safe.
     pub async fn reached(&mut self, phase: Phase) {
-        loop {
-            // Made before the look: it hears of every move from here on.
-            let changed = self.0.changed.notified();
-            if self.phase() >= phase {
-                return;
-            }
-            changed.await;
+        std::future::poll_fn(|cx| self.poll_reached(cx, phase)).await;
+    }
+
+    fn leave(&mut self) {
+        if let Some((key, _)) = self.entered.take() {
+            self.shared.waiting().remove(key);
         }
     }
 }
 
-/// One timer of a task, set anew at every turn. Setting it later than it already is costs nothing: it
-/// then goes off early, and the task looks at the clock once for nothing.
-#[derive(Debug, Default)]
-pub struct Alarm {
-    sleep: Option<Pin<Box<Sleep>>>,
+impl Clone for Watch {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), entered: None }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+pin_project! {
+    /// One timer of a task, set anew at every turn. Setting it later than it already is costs nothing: it
+    /// then goes off early, and the task looks at the clock once for nothing.
+    #[derive(Debug, Default)]
+    pub struct Alarm {
+        #[pin]
+        sleep: Option<Sleep>,
+    }
 }
 
 impl Alarm {
     /// Completes at `at` or somewhat before; never, if there is nothing to wait for.
-    pub fn poll_reached(&mut self, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
+    pub fn poll_reached(self: Pin<&mut Self>, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
         let Some(at) = at else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        let mut place = self.project().sleep;
+        let Some(mut sleep) = place.as_mut().as_pin_mut() else {
+            place.set(Some(sleep_until(at)));
+            return place.as_pin_mut().map_or(Poll::Pending, |sleep| sleep.poll(cx));
+        };
         if sleep.is_elapsed() || at < sleep.deadline() {
             sleep.as_mut().reset(at);
         }
-        sleep.as_mut().poll(cx)
+        sleep.poll(cx)
     }
 
     /// Waits for `at` or somewhat less; for ever, if there is nothing to wait for. Cancel-safe.
-    pub async fn reached(&mut self, at: Option<Instant>) {
-        std::future::poll_fn(|cx| self.poll_reached(cx, at)).await;
+    pub async fn reached(mut self: Pin<&mut Self>, at: Option<Instant>) {
+        std::future::poll_fn(|cx| self.as_mut().poll_reached(cx, at)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test]
@@ -149,20 +200,36 @@ mod tests {
     async fn an_alarm_moves_both_ways() {
         let start = Instant::now();
         let after = |seconds| Some(start + std::time::Duration::from_secs(seconds));
-        let mut alarm = Alarm::default();
-        let pending = is_pending(&mut alarm, after(9)).await && is_pending(&mut alarm, after(3)).await;
-        assert!(pending);
-        alarm.reached(after(3)).await;
+        let mut alarm = pin!(Alarm::default());
+        assert!(is_pending(alarm.as_mut(), after(9)).await && is_pending(alarm.as_mut(), after(3)).await);
+        alarm.as_mut().reached(after(3)).await;
         assert_eq!(Some(Instant::now()), after(3));
         while Some(Instant::now()) < after(20) {
-            alarm.reached(after(20)).await;
+            alarm.as_mut().reached(after(20)).await;
         }
         assert_eq!(Some(Instant::now()), after(20));
-        assert!(is_pending(&mut alarm, None).await);
+        assert!(is_pending(alarm, None).await);
     }
 
-    async fn is_pending(alarm: &mut Alarm, at: Option<Instant>) -> bool {
-        std::future::poll_fn(|cx| Poll::Ready(alarm.poll_reached(cx, at).is_pending())).await
+    async fn is_pending(mut alarm: Pin<&mut Alarm>, at: Option<Instant>) -> bool {
+        std::future::poll_fn(|cx| Poll::Ready(alarm.as_mut().poll_reached(cx, at).is_pending())).await
+    }
+
+    #[tokio::test]
+    async fn every_task_that_waits_is_woken_at_each_move_and_forgotten_in_the_end() {
+        let switch = Switch::new();
+        let waits = |phase| {
+            let mut watch = switch.watch();
+            tokio::spawn(async move { watch.reached(phase).await })
+        };
+        let (first, second) = (waits(Phase::Draining), waits(Phase::Stopped));
+        tokio::task::yield_now().await;
+        switch.drain();
+        first.await.unwrap();
+        assert!(!second.is_finished());
+        switch.stop();
+        second.await.unwrap();
+        assert!(switch.0.waiting().is_empty());
     }
 
     #[tokio::test]

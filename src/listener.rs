@@ -4,6 +4,7 @@
 //! queue, where nothing is lost. At the cap the longest idle client is asked to close.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,13 +72,14 @@ impl Listener {
     /// Accepts until the front half drains; then takes in whoever waits already, and closes.
     pub async fn run(self, mut front: Watch) {
         let mut pause = PAUSE.0;
-        let (mut alarm, mut pulse) = (Alarm::default(), None);
+        let mut alarm = pin!(Alarm::default());
+        let mut pulse = None;
         while front.phase() == Phase::Running {
             // Cancel-safe: a client that is not accepted yet stays in the kernel's queue.
             let accepted = tokio::select! {
                 biased;
                 accepted = self.accept() => accepted,
-                () = alarm.reached(pulse) => {
+                () = alarm.as_mut().reached(pulse) => {
                     pulse = None;
                     continue;
                 }
@@ -146,10 +148,7 @@ impl Listener {
             }
         }
         let session = Session::new(Wire::from(stream), self.session.clone());
-        tokio::spawn(async move {
-            session.run().await;
-            drop(permits);
-        });
+        tokio::spawn(session.run(permits));
     }
 
     /// Closing a listening socket resets who is still in its queue: they are taken in first.

@@ -10,19 +10,20 @@ mod fault;
 mod inflight;
 mod parts;
 mod settings;
+mod wait;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::events::{self, CloseReason};
-use crate::lifecycle::{Alarm, Phase, Watch};
+use crate::lifecycle::{Alarm, Watch};
 use crate::protocol::{Answered, Mode, Need, Protocol, Refusal, Reply, Tag, Upstream};
 use crate::queue::{Seat, Verdict};
-use crate::wire::parts::more;
-use crate::wire::{Budget, Close, Input, Interest, Output, Purpose, Wire};
+use crate::wire::{Budget, Close, Input, Output, Purpose, Wire};
 pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
 use inflight::{Entry, InFlight};
@@ -144,12 +145,12 @@ impl Connection {
 
     /// Works until the connection ends.
     pub(crate) async fn run(mut self) -> Ended {
-        let mut alarm = Alarm::default();
+        let mut alarm = pin!(Alarm::default());
         let reason = loop {
             if let Err(reason) = self.turn() {
                 break reason;
             }
-            if let Err(reason) = self.wait(&mut alarm).await {
+            if let Err(reason) = self.wait(alarm.as_mut()).await {
                 break reason;
             }
         };
@@ -171,27 +172,6 @@ impl Connection {
             return Err(self.retiring.unwrap_or(CloseReason::Lost));
         }
         self.keep_time(Instant::now())
-    }
-
-    async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), CloseReason> {
-        let deadline = self.next_deadline();
-        let write = !self.output.is_empty() && !self.unheard;
-        let interest = Interest { read: self.may_read(), write, reset: false };
-        let next_phase = if self.back.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
-        let lost = self.lost();
-        // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
-        // of itself at once. First what is learnt only here; the rest each turn sees for itself.
-        tokio::select! {
-            biased;
-            () = self.input.granted() => self.last_read = Instant::now(),
-            () = parts::room(self.download.as_ref()) => self.resume(),
-            () = std::future::poll_fn(|cx| self.seat.poll_work(cx)) => {}
-            ready = self.wire.ready(interest) => ready.map_err(|_| lost)?,
-            () = more(self.upload.as_ref().map(|upload| &upload.rest), &self.output) => {}
-            () = alarm.reached(deadline) => {}
-            () = self.back.reached(next_phase) => {}
-        }
-        Ok(())
     }
 
     fn lost(&self) -> CloseReason {

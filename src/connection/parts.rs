@@ -4,7 +4,7 @@
 //! finish ends the connection. A client that takes nothing of its reply holds a shared connection up for at
 //! most [`HELD_UP`]; then the rest is swallowed.
 
-use std::future::poll_fn;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,13 +36,13 @@ pub(super) struct Download {
     progress: u64,
 }
 
-/// Completes when the client of a download that is held up takes parts again. Cancel-safe.
-pub(super) async fn room(download: Option<&Download>) {
-    match download {
-        Some(Download { sender: Some(sender), held_up: Some(_), .. }) => {
-            poll_fn(|cx| sender.poll_room(cx)).await;
+impl Download {
+    /// Completes when it was held up and its client takes parts again.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match (&self.sender, self.held_up) {
+            (Some(sender), Some(_)) => sender.poll_room(cx),
+            _ => Poll::Pending,
         }
-        _ => std::future::pending().await,
     }
 }
 

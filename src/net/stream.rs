@@ -70,13 +70,19 @@ fn poll_reset(fd: &AsyncFd<Socket>, cx: &mut Context<'_>) -> io::Result<bool> {
 #[derive(Debug)]
 pub struct Stream {
     state: State,
-    tcp: bool,
-    /// The kernel resets it as soon as the FIN of a close is acknowledged.
-    resets: bool,
+    kind: Kind,
     /// There was nothing to read any more when it was last looked at, before the reactor knew the socket.
     dry: bool,
     /// Reads ask the kernel, whatever the reactor knows, until it has no more.
     ask: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Unix,
+    Tcp,
+    /// The kernel resets it as soon as the FIN of a close is acknowledged.
+    TcpResetting,
 }
 
 #[derive(Debug)]
@@ -90,17 +96,18 @@ enum State {
 impl Stream {
     /// Wraps a non-blocking socket.
     pub(super) fn new(socket: Socket, tcp: bool) -> Self {
-        Self { state: State::Raw(socket), tcp, resets: false, dry: false, ask: false }
+        let kind = if tcp { Kind::Tcp } else { Kind::Unix };
+        Self { state: State::Raw(socket), kind, dry: false, ask: false }
     }
 
     /// Wraps a non-blocking socket from a listener that was told to [`reset_when_finished`].
     pub(super) fn resetting(socket: Socket) -> Self {
-        Self { resets: true, ..Self::new(socket, true) }
+        Self { kind: Kind::TcpResetting, ..Self::new(socket, true) }
     }
 
     /// Whether it is a TCP socket, with all that means for closing.
     pub fn is_tcp(&self) -> bool {
-        self.tcp
+        self.kind != Kind::Unix
     }
 
     fn socket(&self) -> io::Result<&Socket> {
@@ -177,7 +184,7 @@ impl Stream {
     pub fn try_write(&mut self, slices: &[IoSlice<'_>], last: bool) -> io::Result<usize> {
         let length: usize = slices.iter().map(|s| s.len()).sum();
         // A peer that is gone is an error, not a signal.
-        let flags = libc::MSG_NOSIGNAL | if last && self.tcp { libc::MSG_MORE } else { 0 };
+        let flags = libc::MSG_NOSIGNAL | if last && self.is_tcp() { libc::MSG_MORE } else { 0 };
         let written = self.attempt(Ready::WRITABLE, |socket| match slices {
             [one] => socket.send_with_flags(one, flags),
             many => socket.send_vectored_with_flags(many, flags),
@@ -220,7 +227,7 @@ impl Stream {
 
     /// Bytes the peer has not acknowledged yet; 0 on unix sockets, where close loses nothing.
     pub fn unacknowledged(&self) -> usize {
-        if self.tcp { self.untaken() } else { 0 }
+        if self.is_tcp() { self.untaken() } else { 0 }
     }
 
     /// What of the bytes written the peer has not taken yet (`SIOCOUTQ`): not acknowledged on TCP, not read on
@@ -244,7 +251,7 @@ impl Stream {
 
     /// Closes with RST on TCP, plainly on unix sockets.
     pub fn reset(self) {
-        if let (true, Ok(socket)) = (self.tcp, self.socket()) {
+        if let (true, Ok(socket)) = (self.is_tcp(), self.socket()) {
             let _ = socket.set_linger(Some(Duration::ZERO));
         }
     }
@@ -257,14 +264,14 @@ impl Stream {
     pub fn finish_and_reset(self, asked: bool) {
         let Ok(socket) = self.socket() else { return };
         let empty = asked && !self.ask;
-        if !self.tcp {
+        if !self.is_tcp() {
             return;
         }
         match if empty { Rest::Nothing } else { rest(socket) } {
             // Too late to be first: only RST frees the peer's socket now, if it destroys nothing.
             Rest::End if self.unacknowledged() == 0 => drop(socket.set_linger(Some(Duration::ZERO))),
             Rest::End => {}
-            Rest::Nothing if self.resets => {}
+            Rest::Nothing if self.kind == Kind::TcpResetting => {}
             Rest::Nothing => drop(reset_when_finished(socket)),
         }
     }

@@ -2,6 +2,7 @@
 //! from endpoints that fail. Owns the connections' tasks; each one reports here how it ended.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,7 +94,7 @@ impl Keeper {
     pub async fn run(mut self) {
         let mut back = self.shared.back.clone();
         let pool = self.pool.clone();
-        let mut alarm = Alarm::default();
+        let mut alarm = pin!(Alarm::default());
         while back.phase() == Phase::Running {
             // First hear what has ended, and why: a connection is not replaced, nor an endpoint tried again,
             // before that is known.
@@ -107,7 +108,7 @@ impl Keeper {
                 biased;
                 () = pool.queue.changed() => {}
                 Some(done) = self.tasks.join_next_with_id() => self.ended(done),
-                () = alarm.reached(look_again) => {}
+                () = alarm.as_mut().reached(look_again) => {}
                 () = back.reached(Phase::Draining) => {}
             }
         }

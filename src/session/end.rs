@@ -1,11 +1,15 @@
 //! How a session ends: what still has to be done for its client, and how the socket is closed so that
 //! nothing is lost and, where it can be, no TIME_WAIT is left.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{ClientClose, Session, next_answer};
+use super::wait::poll_next_answer;
+use super::{ClientClose, Session};
 use crate::lifecycle::{Alarm, Phase};
 use crate::wire::Close;
 
@@ -38,8 +42,13 @@ pub(super) enum End {
 }
 
 impl Session {
+    /// Whether the end leaves something undone: see [`Session::finish`].
+    pub(super) fn has_unfinished(&self) -> bool {
+        self.upload.is_some() || self.download.is_some() || !self.outstanding.is_empty()
+    }
+
     /// The client is gone or cut: its calls are abandoned, but a one-way request that was read whole is sent.
-    pub(super) async fn outlive_oneways(&mut self, end: End) -> End {
+    pub(super) async fn finish(&mut self, end: End) -> End {
         let stopped = self.front.phase() == Phase::Stopped;
         if end == End::Gone && !stopped && self.upload.is_some() {
             self.events.request_truncated(&self.wire.peer(), 0);
@@ -56,36 +65,54 @@ impl Session {
             }
         }
         self.outstanding.retain(|(_, ticket)| ticket.is_oneway());
+        let mut alarm = pin!(Alarm::default());
         while !self.outstanding.is_empty() && self.front.phase() != Phase::Stopped {
             let now = Instant::now();
             let pool = &self.shared.pool;
             let look_again = self.outstanding.iter().filter_map(|(_, ticket)| pool.expire(ticket, now)).min();
-            let mut alarm = Alarm::default();
-            // Cancel-safe: as in `wait`.
-            tokio::select! {
-                biased;
-                (index, _) = next_answer(&mut self.outstanding) => { self.outstanding.remove(index); }
-                () = alarm.reached(look_again) => {}
-                () = self.front.reached(Phase::Stopped) => {}
-            }
+            poll_fn(|cx| {
+                let sent = poll_next_answer(&mut self.outstanding, cx).is_ready();
+                let due = alarm.as_mut().poll_reached(cx, look_again).is_ready();
+                let stopped = self.front.poll_reached(cx, Phase::Stopped).is_ready();
+                if sent || due || stopped { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
         }
         end
     }
 
-    pub(super) async fn close(self, end: End) {
-        let style = self.shared.settings.client_close;
-        let plain = style == ClientClose::Fin;
+    /// Whether the close is to be prepared: see [`Session::linger`].
+    pub(super) fn lingers(&self, end: End) -> bool {
+        match end {
+            End::CutOff => true,
+            End::Served | End::Drained => !self.is_plain() && !self.wire.is_ready_to_close(),
+            _ => false,
+        }
+    }
+
+    /// Waits until what was written last is safe from the close.
+    pub(super) async fn linger(&mut self, end: End) {
+        match end {
+            End::CutOff => self.wire.linger(LINGER).await,
+            _ => self.wire.drained_within(self.shared.settings.client_write).await,
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.shared.settings.client_close == ClientClose::Fin
+    }
+
+    pub(super) fn close(self, end: End) {
+        let plain = self.is_plain();
         match end {
             End::Gone | End::Cut => self.wire.reset(),
             // A reply cut short must not look like a shorter reply.
             End::Slow if !self.output.is_empty() => self.wire.reset(),
-            End::CutOff => self.wire.linger(LINGER).await,
             End::LateFin if !plain => self.wire.reset(),
-            End::Served | End::Drained if !plain => {
-                self.wire.drained_within(self.shared.settings.client_write).await;
-                self.wire.close(Close::FinReset);
-            }
-            End::Idle if style == ClientClose::Reset => self.wire.reset(),
+            End::Served | End::Drained if !plain => self.wire.close(Close::FinReset),
+            End::Idle if self.shared.settings.client_close == ClientClose::Reset => self.wire.reset(),
+            // It has had its time to read and to close.
+            End::CutOff => drop(self.wire),
             _ => self.wire.close(Close::Fin),
         }
     }

@@ -9,21 +9,22 @@ mod end;
 mod idle;
 mod parts;
 mod settings;
+mod wait;
 
-use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::events;
 use crate::exchange::{self, Answer, Ticket};
-use crate::lifecycle::{Alarm, Phase, Watch};
+use crate::lifecycle::{Alarm, Watch};
 use crate::pool::Pool;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Need, Protocol, Received, Refusal, Request};
-use crate::wire::parts::more;
-use crate::wire::{Budget, CHUNK, Input, Interest, Output, Purpose, Wire};
+use crate::wire::{Budget, CHUNK, Input, Output, Purpose, Wire};
 use end::End;
 pub use idle::IdleClients;
 use idle::IdlePlace;
@@ -54,6 +55,9 @@ pub struct Shared {
     pub front: Watch,
 }
 
+/// Requests without an answer yet, oldest first. Most clients have one.
+type Outstanding = SmallVec<[(Id, Ticket); 1]>;
+
 /// A client's session.
 #[derive(Debug)]
 pub struct Session {
@@ -61,8 +65,7 @@ pub struct Session {
     codec: Box<dyn Downstream>,
     input: Input,
     output: Output,
-    /// Requests without an answer yet, oldest first.
-    outstanding: VecDeque<(Id, Ticket)>,
+    outstanding: Outstanding,
     /// The request being read in parts.
     upload: Option<Upload>,
     /// The reply being written in parts.
@@ -101,7 +104,7 @@ impl Session {
             codec: shared.protocol.downstream(shared.settings.max_buffered),
             input: Input::new(),
             output: Output::new(),
-            outstanding: VecDeque::new(),
+            outstanding: Outstanding::new(),
             upload: None,
             download: None,
             aside: Output::new(),
@@ -121,20 +124,34 @@ impl Session {
         }
     }
 
-    /// Serves the client until the session ends.
-    pub async fn run(mut self) {
-        let _counted = self.events.client_opened();
-        let mut alarm = Alarm::default();
-        let end = loop {
+    /// Serves the client until the session ends; `places` are given back after that.
+    #[expect(clippy::manual_async_fn, reason = "an async function would hold the session twice")]
+    pub fn run<P: Send>(mut self, places: P) -> impl Future<Output = ()> + Send {
+        async move {
+            let _counted = self.events.client_opened();
+            let mut end = self.serve().await;
+            // What is rare is kept out of the memory of every session.
+            if self.has_unfinished() {
+                end = Box::pin(self.finish(end)).await;
+            }
+            if self.lingers(end) {
+                Box::pin(self.linger(end)).await;
+            }
+            self.close(end);
+            drop(places);
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let mut alarm = pin!(Alarm::default());
+        loop {
             if let Err(end) = self.turn() {
-                break end;
+                return end;
             }
-            if let Err(end) = self.wait(&mut alarm).await {
-                break end;
+            if let Err(end) = self.wait(alarm.as_mut()).await {
+                return end;
             }
-        };
-        let end = self.outlive_oneways(end).await;
-        self.close(end).await;
+        }
     }
 
     fn turn(&mut self) -> Result<(), End> {
@@ -160,7 +177,7 @@ impl Session {
             match self.input.read(&mut self.wire) {
                 Ok(0) => self.note_fin(),
                 Ok(read) => {
-                    self.idle = None;
+                    self.idle.iter().for_each(IdlePlace::set_busy);
                     if starts {
                         self.reading_since = Instant::now();
                     }
@@ -256,7 +273,7 @@ impl Session {
         self.requests += 1;
         self.reading_since = Instant::now();
         self.expiry = None;
-        self.outstanding.push_back((id, ticket));
+        self.outstanding.push((id, ticket));
     }
 
     fn expect_more(&mut self, need: Need) {
@@ -368,73 +385,15 @@ impl Session {
         if self.is_served() {
             return Err(End::Served);
         }
-        if self.is_between_requests() && self.idle.is_none() {
-            self.idle = Some(self.shared.idle.enter());
-        }
-        Ok(())
-    }
-
-    async fn wait(&mut self, alarm: &mut Alarm) -> Result<(), End> {
-        let unwatched = self.unwatched_until().filter(|until| *until > Instant::now());
-        let times = [self.expiry, self.write_deadline(), self.read_deadline(), self.next_look, unwatched];
-        let deadline = times.into_iter().flatten().min();
-        let read = self.wants_input();
-        let interest = Interest { read, write: !self.output.is_empty(), reset: !read };
-        let next_phase = if self.front.phase() == Phase::Running { Phase::Draining } else { Phase::Stopped };
-        let mut answered = None;
-        // Every branch is cancel-safe: each only tells that there is something to do, or moves what it got out
-        // of itself at once. First what is learnt only here, once; the rest each turn sees for itself.
-        tokio::select! {
-            biased;
-            () = parts::room(self.upload.as_ref()) => self.resume_upload(),
-            () = self.input.granted() => self.reading_since = Instant::now(),
-            found = next_answer(&mut self.outstanding), if self.download.is_none() => answered = Some(found),
-            () = async { match &self.idle {
-                Some(place) => place.evicted().await,
-                None => std::future::pending().await,
-            } } => return self.evicted(),
-            ready = self.wire.ready(interest), if unwatched.is_none() => ready.map_err(|_| End::Gone)?,
-            () = more(self.download.as_ref().map(|download| &download.rest), &self.output) => {}
-            () = alarm.reached(deadline) => {}
-            () = self.front.reached(next_phase) => {}
-        }
-        if let Some((index, answer)) = answered
-            && let Some((id, ticket)) = self.outstanding.remove(index)
-        {
-            self.reading_since = Instant::now();
-            self.expiry = None;
-            self.answer(&id, ticket, answer);
-            if self.outstanding.is_empty() {
-                // A FIN that came before the last answer means something else than one that comes after it.
-                self.wire.ask_kernel();
+        if self.is_between_requests() {
+            match &self.idle {
+                Some(place) if place.is_idle() => {}
+                Some(place) => place.set_idle(),
+                None => self.idle = Some(self.shared.idle.enter()),
             }
         }
         Ok(())
     }
-
-    /// Gives way to a new client, unless a request has come meanwhile.
-    fn evicted(&mut self) -> Result<(), End> {
-        self.read()?;
-        let unasked = self.outstanding.is_empty() && self.upload.is_none() && self.input.bytes.is_empty();
-        if unasked && self.output.is_empty() && self.ending.is_none() {
-            self.events.client_evicted();
-            return Err(End::Idle);
-        }
-        Ok(())
-    }
-}
-
-/// The next answer, and which of the outstanding exchanges it is for. Cancel-safe.
-async fn next_answer(outstanding: &mut VecDeque<(Id, Ticket)>) -> (usize, Answer) {
-    std::future::poll_fn(|cx| {
-        for (index, (_, ticket)) in outstanding.iter_mut().enumerate() {
-            if let Poll::Ready(answer) = ticket.poll_answer(cx) {
-                return Poll::Ready((index, answer));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 #[cfg(test)]

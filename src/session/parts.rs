@@ -1,7 +1,7 @@
 //! Messages in parts: a request is passed on as its client sends it, a reply is written as its server sends
 //! it. A reply cut short ends the session with a reset: it must never look like a shorter reply.
 
-use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -33,6 +33,11 @@ impl Upload {
         self.sender.has_room()
     }
 
+    /// Completes when it takes parts.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sender.poll_room(cx)
+    }
+
     /// Whether somebody still takes it.
     pub(super) fn is_wanted(&self) -> bool {
         !self.sender.is_unwanted()
@@ -62,14 +67,6 @@ impl Download {
     /// Bytes that wait for the client.
     pub(super) fn held(&self) -> usize {
         self.rest.held()
-    }
-}
-
-/// Completes when a full upload takes parts again. Cancel-safe.
-pub(super) async fn room(upload: Option<&Upload>) {
-    match upload {
-        Some(upload) if !upload.has_room() => poll_fn(|cx| upload.sender.poll_room(cx)).await,
-        _ => std::future::pending().await,
     }
 }
 
@@ -123,7 +120,7 @@ impl Session {
             return;
         }
         let pool = &self.shared.pool;
-        self.outstanding.retain(|(_, ticket)| {
+        self.outstanding.retain(|&mut (_, ref ticket)| {
             let keep = ticket.deadline().is_some() || ticket.has_answer();
             if !keep {
                 pool.abandon(ticket);
@@ -149,8 +146,7 @@ impl Session {
                 self.output.append(&mut self.aside);
                 self.reading_since = Instant::now();
                 if self.outstanding.is_empty() {
-                    // As after any last answer: see `wait`.
-                    self.wire.ask_kernel();
+                    self.ask_for_fin();
                 }
                 Ok(false)
             }

@@ -1,10 +1,10 @@
 //! Bytes read and not yet decoded. Holds nothing while there is nothing, and never grows past what the
 //! memory budget granted.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
@@ -68,17 +68,14 @@ impl Input {
         false
     }
 
-    /// Waits for the memory that was asked for; for ever, if none was. Cancel-safe.
-    pub async fn granted(&mut self) {
-        poll_fn(|cx| {
-            let Some((total, charging)) = &mut self.waiting else { return Poll::Pending };
-            let total = *total;
-            let Poll::Ready(charge) = Pin::new(charging).poll(cx) else { return Poll::Pending };
-            self.waiting = None;
-            self.grow(total, charge);
-            Poll::Ready(())
-        })
-        .await;
+    /// Completes when the memory that was asked for is there; never, if none was.
+    pub fn poll_granted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((total, charging)) = &mut self.waiting else { return Poll::Pending };
+        let total = *total;
+        let Poll::Ready(charge) = Pin::new(charging).poll(cx) else { return Poll::Pending };
+        self.waiting = None;
+        self.grow(total, charge);
+        Poll::Ready(())
     }
 
     fn grow(&mut self, total: usize, charge: Charge) {

@@ -187,12 +187,17 @@ impl Wire {
         }
     }
 
+    /// Whether nothing that was written is at risk when the connection is closed.
+    pub fn is_ready_to_close(&self) -> bool {
+        self.held_back || self.is_drained()
+    }
+
     /// Waits up to `patience` for the peer to acknowledge what was written, before a close: on a closed socket,
     /// whatever the peer still sends destroys the rest. Cancel-safe.
     pub async fn drained_within(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         let (mut pause, longest) = DRAIN_PAUSE;
-        while !self.held_back && !self.is_drained() && Instant::now() < deadline {
+        while !self.is_ready_to_close() && Instant::now() < deadline {
             sleep(pause).await;
             pause = (pause * 2).min(longest);
         }
@@ -218,7 +223,7 @@ impl Wire {
 
     /// Sends FIN and waits for the peer's, throwing away what comes before it. For a peer that was told
     /// why it is cut off while it may still be sending: closing at once would destroy the message.
-    pub async fn linger(mut self, patience: Duration) {
+    pub async fn linger(&mut self, patience: Duration) {
         self.shut_down();
         let gone = async {
             let mut left = DISCARD;

@@ -5,7 +5,6 @@
 //! says so. `session` and `connection` hold an end each, in both directions.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -182,15 +181,6 @@ impl Drop for Sender {
     }
 }
 
-/// Completes when [`Parts::pour`] leads further, if there is something to pour. Cancel-safe.
-pub async fn more(parts: Option<&Parts>, output: &Output) {
-    match parts {
-        Some(parts) if output.len() < PART => poll_fn(|cx| parts.poll_ready(cx)).await,
-        Some(parts) => poll_fn(|cx| parts.poll_cut(cx)).await,
-        None => std::future::pending().await,
-    }
-}
-
 impl Parts {
     /// Moves what there is to `output`, as long as that holds less than [`PART`] bytes.
     pub fn pour(&self, output: &mut Output) -> Poured {
@@ -230,6 +220,11 @@ impl Parts {
         drop(state);
         wake(sender);
         Next::Part(part)
+    }
+
+    /// Completes when [`Parts::pour`] into `output` leads further.
+    pub fn poll_more(&self, cx: &mut Context<'_>, output: &Output) -> Poll<()> {
+        if output.len() < PART { self.poll_ready(cx) } else { self.poll_cut(cx) }
     }
 
     /// Completes when there is something to take.
@@ -293,6 +288,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     fn bytes(size: usize) -> Bytes {

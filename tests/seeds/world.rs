@@ -223,7 +223,7 @@ impl World {
                 return false;
             }
             oracle.trace.note(Who::Client(n), format_args!("connects"));
-            sessions.lock().unwrap().spawn(Session::new(far.into(), shared).run());
+            sessions.lock().unwrap().spawn(Session::new(far.into(), shared).run(()));
             clients::talk(Who::Client(n), script, near.into(), rules, oracle).await
         }
     }

@@ -75,7 +75,7 @@ impl Front {
     fn connect(&self) -> Client {
         let (near, far) = memory::pair(8192);
         let session = Session::new(far.into(), self.shared.clone());
-        Client { wire: near.into(), session: tokio::spawn(session.run()) }
+        Client { wire: near.into(), session: tokio::spawn(session.run(())) }
     }
 
     async fn server(&mut self) -> Server {
@@ -501,4 +501,12 @@ async fn a_panic_ends_its_task_only_and_the_client_gets_an_answer(mode: Mode) {
     settle().await;
     assert!(!one.session.is_finished());
     assert_eq!(front.world.outcomes(Outcome::Lost), 1);
+}
+
+/// An idle client costs its session's task before all else: `docs/scaling.md` promises what it takes.
+#[tokio::test(start_paused = true)]
+async fn a_session_takes_less_than_a_kibibyte() {
+    let front = Front::new(Mode::Multiplex);
+    let session = Session::new(memory::pair(1).0.into(), front.shared.clone()).run(());
+    assert!(size_of_val(&session) < 1024, "{}", size_of_val(&session));
 }

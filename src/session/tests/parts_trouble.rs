@@ -203,7 +203,7 @@ async fn a_large_oneway_ends_although_the_kernel_takes_its_last_part_at_once() {
         let mut server = Server { wire: opened.recv().await.unwrap() };
         settle().await;
         let (near, far) = memory::pair(1 << 20);
-        let session = tokio::spawn(Session::new(far.into(), shared).run());
+        let session = tokio::spawn(Session::new(far.into(), shared).run(()));
         let mut client = Client { wire: near.into(), session };
         let sent = payload(MAX_BUFFERED - 9 + (64 << 10), 9);
         client.wire.write_all(&frame(ONEWAY, 1, &sent)).await.unwrap();
@@ -317,7 +317,7 @@ async fn a_large_request_right_behind_another_is_charged_too() {
     let requests = [frame(0, 1, &payload(MAX_BUFFERED - 8, 1)), frame(0, 2, &payload(LARGE, 2))].concat();
     io::Write::write_all(&mut client, &requests[..100_000]).unwrap();
     let wire = listener.accept().await.unwrap();
-    let session = tokio::spawn(Session::new(wire.into(), front.shared.clone()).run());
+    let session = tokio::spawn(Session::new(wire.into(), front.shared.clone()).run(()));
     let (_, tag, _) = receive(&mut server.wire).await.unwrap();
     server.wire.write_all(&frame(0, tag, b"one")).await.unwrap();
     server.wire.read_exact(&mut [0; 9]).await.unwrap();

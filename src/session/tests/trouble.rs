@@ -17,7 +17,7 @@ fn lines(max_message: usize) -> Arc<dyn Protocol> {
 fn connect(front: &Front, capacity: usize) -> Client {
     let (near, far) = memory::pair(capacity);
     let session = Session::new(far.into(), front.shared.clone());
-    Client { wire: near.into(), session: tokio::spawn(session.run()) }
+    Client { wire: near.into(), session: tokio::spawn(session.run(())) }
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,7 +57,7 @@ async fn two_long_lines_in_a_row_are_two_requests() {
     let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.write_all(&[&vec![b'x'; 17_000][..], b"\n", &vec![b'y'; 20_000][..], b"\n"].concat()).unwrap();
     let stream = listener.accept().await.unwrap();
-    tokio::spawn(Session::new(stream.into(), front.shared.clone()).run());
+    tokio::spawn(Session::new(stream.into(), front.shared.clone()).run(()));
     for length in [17_001, 20_001] {
         let mut got = vec![0; length];
         let read = timeout(60 * SECOND, server.wire.read_exact(&mut got)).await;
@@ -138,7 +138,7 @@ async fn a_flood_of_unanswered_heartbeats_leaves_time_for_others() {
         while start.elapsed() < 4 * SECOND && client.write_all(&block).is_ok() {}
     });
     tokio::time::sleep(SECOND / 5).await;
-    tokio::spawn(Session::new(stream.into(), front.shared.clone()).run());
+    tokio::spawn(Session::new(stream.into(), front.shared.clone()).run(()));
     let start = Instant::now();
     tokio::time::sleep(SECOND / 5).await;
     let late = start.elapsed();

@@ -1,0 +1,128 @@
+//! What a session waits for, and what it does about it at once: everything else waits for the next turn.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::{End, Outstanding, Session};
+use crate::exchange::{Answer, Ticket};
+use crate::lifecycle::{Alarm, Phase};
+use crate::protocol::Id;
+use crate::wire::Interest;
+
+/// Who has asked more often is not one of those that close their half behind their last request; if it is, what
+/// the reactor knows is enough but for a few microseconds.
+const FEW: u64 = 8;
+
+/// What a session waits for, as it was when the wait began.
+#[derive(Clone, Copy)]
+struct Wait {
+    /// The upload is full.
+    for_room: bool,
+    /// `None` while the socket is not watched.
+    interest: Option<Interest>,
+    deadline: Option<Instant>,
+    next_phase: Phase,
+}
+
+impl Session {
+    pub(super) async fn wait(&mut self, mut alarm: Pin<&mut Alarm>) -> Result<(), End> {
+        let unwatched = self.unwatched_until().filter(|until| *until > Instant::now());
+        let times = [self.expiry, self.write_deadline(), self.read_deadline(), self.next_look, unwatched];
+        let deadline = times.into_iter().flatten().min();
+        let read = self.wants_input();
+        let watched = Interest { read, write: !self.output.is_empty(), reset: !read };
+        let interest = unwatched.is_none().then_some(watched);
+        let for_room = self.upload.as_ref().is_some_and(|upload| !upload.has_room());
+        let wait = Wait { for_room, interest, deadline, next_phase: self.front.phase().next() };
+        poll_fn(|cx| self.poll_event(cx, alarm.as_mut(), wait)).await
+    }
+
+    /// Completes when there is something to do. First what is learnt only here, once; the rest each turn sees for
+    /// itself.
+    fn poll_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        alarm: Pin<&mut Alarm>,
+        wait: Wait,
+    ) -> Poll<Result<(), End>> {
+        if wait.for_room && self.upload.as_ref().is_some_and(|upload| upload.poll_room(cx).is_ready()) {
+            self.resume_upload();
+            return Poll::Ready(Ok(()));
+        }
+        if self.input.poll_granted(cx).is_ready() {
+            self.reading_since = Instant::now();
+            return Poll::Ready(Ok(()));
+        }
+        if self.take_answers(cx) {
+            return Poll::Ready(Ok(()));
+        }
+        if self.idle.as_ref().is_some_and(|place| place.is_idle() && place.poll_evicted(cx).is_ready()) {
+            return Poll::Ready(self.evicted());
+        }
+        if let Some(interest) = wait.interest
+            && let Poll::Ready(ready) = self.wire.poll_ready(cx, interest)
+        {
+            return Poll::Ready(ready.map_err(|_| End::Gone));
+        }
+        let more = self.download.as_ref().map(|download| download.rest.poll_more(cx, &self.output));
+        let is_due = more.is_some_and(|more| more.is_ready())
+            || alarm.poll_reached(cx, wait.deadline).is_ready()
+            || self.front.poll_reached(cx, wait.next_phase).is_ready();
+        if is_due { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Takes the answers that are there, up to one that comes in parts. False if there are none.
+    fn take_answers(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut found = false;
+        while self.download.is_none()
+            && let Poll::Ready((id, ticket, answer)) = poll_next_answer(&mut self.outstanding, cx)
+        {
+            found = true;
+            self.answer(&id, ticket, answer);
+        }
+        if found {
+            self.reading_since = Instant::now();
+            self.expiry = None;
+            if self.outstanding.is_empty() {
+                self.ask_for_fin();
+            }
+        }
+        found
+    }
+
+    /// A FIN that came before the last answer means something else than one that comes after it, and the reactor
+    /// may not know of it yet.
+    pub(super) fn ask_for_fin(&mut self) {
+        if self.shared.settings.one_shot || self.requests <= FEW {
+            self.wire.ask_kernel();
+        }
+    }
+
+    /// Gives way to a new client, unless a request has come meanwhile.
+    fn evicted(&mut self) -> Result<(), End> {
+        self.read()?;
+        let unasked = self.outstanding.is_empty() && self.upload.is_none() && self.input.bytes.is_empty();
+        if unasked && self.output.is_empty() && self.ending.is_none() {
+            self.events.client_evicted();
+            return Err(End::Idle);
+        }
+        Ok(())
+    }
+}
+
+/// The next answer, and the request it is for.
+pub(super) fn poll_next_answer(
+    outstanding: &mut Outstanding,
+    cx: &mut Context<'_>,
+) -> Poll<(Id, Ticket, Answer)> {
+    for index in 0..outstanding.len() {
+        if let Poll::Ready(answer) = outstanding[index].1.poll_answer(cx) {
+            let (id, ticket) = outstanding.remove(index);
+            return Poll::Ready((id, ticket, answer));
+        }
+    }
+    Poll::Pending
+}
