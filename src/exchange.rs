@@ -221,13 +221,18 @@ impl ReplySlot {
     }
 
     /// It was given to a connection.
-    pub fn mark_given(&self) {
-        self.0.state().given = Some(Instant::now());
+    pub fn mark_given(&self, now: Instant) {
+        self.0.state().given = Some(now);
+    }
+
+    /// It was given to a connection as soon as it was admitted.
+    pub fn mark_given_at_once(&self) {
+        self.mark_given(self.0.admitted);
     }
 
     /// Its last byte is in the kernel.
-    pub fn mark_written(&self) {
-        self.0.state().written = Some(Instant::now());
+    pub fn mark_written(&self, now: Instant) {
+        self.0.state().written = Some(now);
     }
 }
 
@@ -411,8 +416,8 @@ pub(crate) mod tests {
     async fn overhead_is_what_the_upstream_did_not_take() {
         let (exchange, _ticket, events) = new();
         tokio::time::advance(Duration::from_millis(3)).await;
-        exchange.slot.mark_given();
-        exchange.slot.mark_written();
+        exchange.slot.mark_given(Instant::now());
+        exchange.slot.mark_written(Instant::now());
         tokio::time::advance(Duration::from_millis(500)).await;
         exchange.slot.finish(reply(b"r")).unwrap();
         assert!((events.overhead.sum_seconds() - 0.003).abs() < 1e-6);

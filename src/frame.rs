@@ -1,9 +1,16 @@
-//! Scanning helpers shared by protocols: numbers in a header, and where a delimiter ends.
+//! Helpers shared by protocols: numbers in a header, where a delimiter ends, a message off the front.
 //!
-//! Invariant: nothing here allocates, panics on foreign bytes or looks at a byte twice (a delimiter's own
-//! length apart). Called by the files of `protocol`.
+//! Invariant: nothing here panics on foreign bytes or looks at a byte twice (a delimiter's own length apart).
+//! Called by the files of `protocol`.
 
+use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
+
+/// Takes `count` bytes off the front of `input`, which has as many. A message that fills its buffer, as most do,
+/// takes it along: to share it would cost an allocation.
+pub fn take(input: &mut BytesMut, count: usize) -> Bytes {
+    if count == input.capacity() { std::mem::take(input).freeze() } else { input.split_to(count).freeze() }
+}
 
 /// The longest varint: 64 bits, 7 to a byte.
 pub const MAX_VARINT: usize = 10;

@@ -30,8 +30,8 @@ fn open_finish_and_answer(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| {
         let (exchange, mut ticket) = open(&events);
         assert!(ticket.poll_answer(&mut cx).is_pending());
-        exchange.slot.mark_given();
-        exchange.slot.mark_written();
+        exchange.slot.mark_given_at_once();
+        exchange.slot.mark_written(Instant::now());
         assert_eq!(exchange.slot.finish(answer()), Ok(()));
         assert!(matches!(ticket.poll_answer(&mut cx), Poll::Ready(Ok(Some(_)))));
     });

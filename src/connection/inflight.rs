@@ -128,10 +128,11 @@ impl InFlight {
 
     /// Notes that the kernel has everything before `written`; returns the one-way requests thereby sent.
     pub(super) fn written(&mut self, written: u64) -> Vec<ReplySlot> {
+        let mut now = None;
         for entry in self.entries.iter_mut().rev().take_while(|e| !e.written) {
             if entry.end <= written {
                 entry.written = true;
-                entry.slot.mark_written();
+                entry.slot.mark_written(*now.get_or_insert_with(Instant::now));
             }
         }
         let sent = self.oneways.iter().take_while(|(end, _)| *end <= written).count();

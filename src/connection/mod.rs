@@ -95,6 +95,8 @@ pub(crate) struct Connection {
     control: usize,
     carried: u64,
     replies: u64,
+    /// The time of this turn: looking at the clock costs as much as some of its steps.
+    now: Instant,
     opened: Instant,
     retire_at: Instant,
     idle_since: Instant,
@@ -117,7 +119,7 @@ impl Connection {
         Self {
             wire,
             codec: shared.protocol.upstream(shared.settings.max_buffered),
-            input: Input::new(),
+            input: Input::keeping(),
             output: Output::new(),
             in_flight: InFlight::new(shared.mode, shared.protocol.tags()),
             upload: None,
@@ -132,6 +134,7 @@ impl Connection {
             control: 0,
             carried: 0,
             replies: 0,
+            now,
             opened: now,
             retire_at: now + lifetime,
             idle_since: now,
@@ -161,6 +164,7 @@ impl Connection {
     }
 
     fn turn(&mut self) -> Result<(), CloseReason> {
+        self.now = Instant::now();
         if self.in_flight.is_empty() && self.seat.has_work() {
             // Stray bytes or a FIN that the reactor has not been asked for yet must not meet a request.
             self.wire.ask_kernel();
@@ -171,7 +175,7 @@ impl Connection {
         if self.unheard && self.download.is_none() {
             return Err(self.retiring.unwrap_or(CloseReason::Lost));
         }
-        self.keep_time(Instant::now())
+        self.keep_time(self.now)
     }
 
     fn lost(&self) -> CloseReason {
@@ -195,7 +199,7 @@ impl Connection {
             match self.input.read(&mut self.wire) {
                 Ok(0) => return Err(self.lost()),
                 Ok(_) => {
-                    self.last_read = Instant::now();
+                    self.last_read = self.now;
                     self.decode()?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
@@ -252,7 +256,7 @@ impl Connection {
             if self.upload.take().is_some() {
                 self.seat.uploaded();
                 // From here on the reply is due.
-                entry.since = Instant::now();
+                entry.since = self.now;
                 self.owing_since = entry.since;
             }
             self.retire(CloseReason::Early);
@@ -273,7 +277,7 @@ impl Connection {
 
     fn finished(&mut self, verdict: Verdict) {
         if self.in_flight.is_empty() {
-            self.idle_since = Instant::now();
+            self.idle_since = self.now;
         }
         self.seat.done(verdict);
     }
@@ -296,7 +300,7 @@ impl Connection {
                 return Err(self.desync(&"bytes that answer nothing"));
             }
             if self.stray_until.is_none() {
-                self.stray_until = Some(Instant::now() + STRAY);
+                self.stray_until = Some(self.now + STRAY);
                 self.seat.rest(true);
             }
         } else if self.stray_until.take().is_some() {
@@ -336,7 +340,7 @@ impl Connection {
             if exchange.first && self.carried > 1 {
                 self.shared.events.handshake_saved();
             }
-            let now = Instant::now();
+            let now = self.now;
             if self.in_flight.owed() == 0 {
                 self.owing_since = now;
             }
@@ -373,7 +377,7 @@ impl Connection {
         if self.output.is_empty() {
             self.writing_since = None;
         } else if self.output.written() > before || self.writing_since.is_none() {
-            self.writing_since = Some(Instant::now());
+            self.writing_since = Some(self.now);
         }
         self.note_written();
         if flushed.map_err(|_| self.lost())? {

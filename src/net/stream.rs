@@ -155,10 +155,11 @@ impl Stream {
 
     /// Reads at the end of `into`, at most `limit` bytes. 0 is the peer's end.
     pub fn try_read_buf(&mut self, into: &mut BytesMut, limit: usize) -> io::Result<usize> {
-        into.reserve(limit);
-        let spare = &mut into.spare_capacity_mut()[..limit];
         let read = self.attempt_read(|socket| {
-            let ((filled, _), _) = rustix::net::recv(socket, &mut *spare, RecvFlags::empty())?;
+            // Only now: a buffer whose last bytes are still held somewhere would be replaced.
+            into.reserve(limit);
+            let spare = &mut into.spare_capacity_mut()[..limit];
+            let ((filled, _), _) = rustix::net::recv(socket, spare, RecvFlags::empty())?;
             Ok(filled.len())
         })?;
         #[expect(unsafe_code, reason = "the one way to tell BytesMut what was written into it")]

@@ -98,8 +98,7 @@ impl Pool {
 
     /// Takes a request in: it waits for a connection, or is given to one, or is refused. `first` says that
     /// its client has sent none before. After the last part of one in parts, [`Pool::request_is_whole`] must follow.
-    pub fn admit(&self, request: Request, first: bool) -> Ticket {
-        let now = Instant::now();
+    pub fn admit(&self, request: Request, first: bool, now: Instant) -> Ticket {
         let deadline = request.rest.is_none().then(|| now + self.settings.request_timeout);
         let (exchange, ticket) = exchange::open(request, first, now, deadline, &self.events);
         if self.back.phase() == Phase::Running {

@@ -12,7 +12,7 @@ use super::{
     Answered, BadRequest, Downstream, Id, MAX_MESSAGE, Malformed, Mode, Need, Protocol, Received, Refusal,
     Reply, Request, SettingsError, Tag, TagSpace, Upstream,
 };
-use crate::frame::DelimiterScan;
+use crate::frame::{DelimiterScan, take};
 use crate::wire::Output;
 
 /// The longest delimiter in bytes.
@@ -123,7 +123,7 @@ impl Codec {
         let max = self.spec.max_message;
         let front = &input[..input.len().min(max)];
         match self.scan.end(&self.spec.delimiter, front) {
-            Some(end) => Ok(Some(input.split_to(end).freeze())),
+            Some(end) => Ok(Some(take(input, end))),
             // The message has at least one byte more than these.
             None if front.len() == max => Err(Malformed::TooLarge(max as u64 + 1)),
             None => Ok(None),
@@ -153,7 +153,7 @@ impl Downstream for Codec {
 
 impl Upstream for Codec {
     fn encode(&mut self, request: &Request, _: Tag, out: &mut Output) {
-        out.put_bytes(request.bytes.clone(), request.charge.clone());
+        out.put_shared(&request.bytes, 0, &request.charge);
     }
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed> {

@@ -258,6 +258,7 @@ impl Inner {
         let in_parts = exchange.is_in_parts();
         let is_next = if in_parts { self.waiting.is_empty() } else { self.waiting.count(false) == 0 };
         if is_next && let Some(key) = self.roster.choose(in_parts) {
+            exchange.slot.mark_given_at_once();
             self.roster.give(key, exchange);
             return None;
         }
@@ -285,6 +286,7 @@ impl Inner {
     fn dispatch(&mut self) {
         self.roster.reserve(self.waiting.first_is_in_parts());
         while let Some((key, exchange)) = self.next_pair() {
+            exchange.slot.mark_given(Instant::now());
             self.roster.give(key, exchange);
             self.roster.reserve(self.waiting.first_is_in_parts());
         }

@@ -181,7 +181,6 @@ impl Roster {
     }
 
     pub(super) fn give(&mut self, key: usize, exchange: Exchange) {
-        exchange.slot.mark_given();
         self.clock += 1;
         let member = &mut self.members[key];
         member.used = self.clock;
@@ -214,10 +213,11 @@ impl Roster {
         if in_parts && self.uploads_left == 0 {
             return None;
         }
-        let probation = self.probation();
+        let has_better = self.has_better();
         let candidates = self.members.iter().filter(|(key, m)| {
             let fits = if in_parts { m.takes(1) } else { m.takes(self.room) && self.reserved != Some(*key) };
-            fits && !(probation[m.endpoint] && self.endpoints[m.endpoint].in_flight > 0)
+            let endpoint = &self.endpoints[m.endpoint];
+            fits && !(has_better && endpoint.is_failing() && endpoint.in_flight > 0)
         });
         candidates.min_by_key(|(_, m)| self.preference(m)).map(|(key, _)| key)
     }
@@ -243,11 +243,10 @@ impl Roster {
         (self.endpoints[member.endpoint].in_flight, turns_away, crowded, load, recency)
     }
 
-    /// Which endpoints get one at a time. With nobody better about, none: throttling the last endpoint
-    /// helps no one.
-    fn probation(&self) -> Probation {
-        let others = self.endpoints.iter().any(|e| e.open > 0 && !e.is_failing());
-        Probation(if others { self.endpoints.iter().map(Endpoint::is_failing).collect() } else { Vec::new() })
+    /// Whether failing endpoints get one at a time. With nobody better about they do not: throttling the last
+    /// endpoint helps no one.
+    fn has_better(&self) -> bool {
+        self.endpoints.iter().any(|e| e.open > 0 && !e.is_failing())
     }
 
     /// Connections that take new exchanges.
@@ -297,17 +296,6 @@ impl Member {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-    }
-}
-
-/// Empty if nobody is on probation, which costs nothing.
-struct Probation(Vec<bool>);
-
-impl std::ops::Index<usize> for Probation {
-    type Output = bool;
-
-    fn index(&self, endpoint: usize) -> &bool {
-        self.0.get(endpoint).unwrap_or(&false)
     }
 }
 

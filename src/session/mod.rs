@@ -81,6 +81,8 @@ pub struct Session {
     fin: Option<End>,
     idle: Option<IdlePlace>,
     requests: u64,
+    /// The time of this turn: looking at the clock costs as much as some of its steps.
+    now: Instant,
     /// The last message was one that a one-shot client waits no reply for.
     unanswered: bool,
     /// Since when the session has been in its present state of reading: see [`Session::read_deadline`].
@@ -115,6 +117,7 @@ impl Session {
             fin: None,
             idle: None,
             requests: 0,
+            now,
             unanswered: false,
             reading_since: now,
             writing_since: None,
@@ -155,6 +158,7 @@ impl Session {
     }
 
     fn turn(&mut self) -> Result<(), End> {
+        self.now = Instant::now();
         self.read()?;
         // Answers make room for requests that wait in the buffer, and writing makes room for answers.
         loop {
@@ -164,7 +168,7 @@ impl Session {
                 break;
             }
         }
-        self.keep_time(Instant::now())?;
+        self.keep_time(self.now)?;
         self.look_for_end()
     }
 
@@ -179,7 +183,7 @@ impl Session {
                 Ok(read) => {
                     self.idle.iter().for_each(IdlePlace::set_busy);
                     if starts {
-                        self.reading_since = Instant::now();
+                        self.reading_since = self.now;
                     }
                     if let Some(upload) = &mut self.upload {
                         upload.note_progress(read);
@@ -240,7 +244,7 @@ impl Session {
                 Ok(Received::Part { bytes, last }) => self.pass_on(bytes, last),
                 Ok(Received::Control(answer)) => {
                     self.input.take_charge();
-                    self.reading_since = Instant::now();
+                    self.reading_since = self.now;
                     self.unanswered = true;
                     let words = if self.download.is_some() { &mut self.aside } else { &mut self.output };
                     words.put(answer.as_deref().unwrap_or_default());
@@ -269,9 +273,9 @@ impl Session {
             request.charge = self.input.take_charge();
         }
         self.unanswered = request.oneway;
-        let ticket = self.shared.pool.admit(request, self.requests == 0);
+        let ticket = self.shared.pool.admit(request, self.requests == 0, self.now);
         self.requests += 1;
-        self.reading_since = Instant::now();
+        self.reading_since = self.now;
         self.expiry = None;
         self.outstanding.push((id, ticket));
     }
@@ -340,7 +344,7 @@ impl Session {
         if self.output.is_empty() {
             return Ok(());
         }
-        let (_, before) = *self.writing_since.get_or_insert((Instant::now(), self.output.written()));
+        let (_, before) = *self.writing_since.get_or_insert((self.now, self.output.written()));
         if self.is_served() && self.shared.settings.client_close != ClientClose::Fin {
             if self.wire.try_flush_last(&mut self.output).map_err(|_| End::Gone)? {
                 return Err(End::Served);
@@ -351,7 +355,7 @@ impl Session {
         if self.output.is_empty() {
             self.writing_since = None;
         } else if self.output.written() - before >= PROGRESS {
-            self.writing_since = Some((Instant::now(), self.output.written()));
+            self.writing_since = Some((self.now, self.output.written()));
         }
         Ok(())
     }

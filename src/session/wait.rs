@@ -29,7 +29,7 @@ struct Wait {
 
 impl Session {
     pub(super) async fn wait(&mut self, mut alarm: Pin<&mut Alarm>) -> Result<(), End> {
-        let unwatched = self.unwatched_until().filter(|until| *until > Instant::now());
+        let unwatched = self.unwatched_until().filter(|until| *until > self.now);
         let times = [self.expiry, self.write_deadline(), self.read_deadline(), self.next_look, unwatched];
         let deadline = times.into_iter().flatten().min();
         let read = self.wants_input();
@@ -84,7 +84,8 @@ impl Session {
             self.answer(&id, ticket, answer);
         }
         if found {
-            self.reading_since = Instant::now();
+            self.now = Instant::now();
+            self.reading_since = self.now;
             self.expiry = None;
             if self.outstanding.is_empty() {
                 self.ask_for_fin();
@@ -103,6 +104,7 @@ impl Session {
 
     /// Gives way to a new client, unless a request has come meanwhile.
     fn evicted(&mut self) -> Result<(), End> {
+        self.now = Instant::now();
         self.read()?;
         let unasked = self.outstanding.is_empty() && self.upload.is_none() && self.input.bytes.is_empty();
         if unasked && self.output.is_empty() && self.ending.is_none() {

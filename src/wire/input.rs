@@ -1,6 +1,7 @@
 //! Bytes read and not yet decoded. Holds nothing while there is nothing, and never grows past what the
 //! memory budget granted.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -23,12 +24,25 @@ pub struct Input {
     rest: usize,
     /// The next target, and the memory for it that is being waited for.
     waiting: Option<(usize, Charging)>,
+    /// Small messages are read into one buffer that is kept.
+    keeps: bool,
+}
+
+thread_local! {
+    /// Where bytes are read before it is known how many there are.
+    static SCRATCH: RefCell<[u8; CHUNK]> = const { RefCell::new([0; CHUNK]) };
 }
 
 impl Input {
     /// Nothing read yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`Input::new`], for connections, of which there are few: a buffer of [`CHUNK`] bytes is kept for what
+    /// comes next.
+    pub fn keeping() -> Self {
+        Self { keeps: true, ..Self::default() }
     }
 
     /// Whether another read is allowed.
@@ -125,29 +139,31 @@ impl Input {
     /// Those of the socket; `WouldBlock` if nothing is there.
     pub fn read(&mut self, wire: &mut Wire) -> io::Result<usize> {
         let room = self.limit().saturating_sub(self.bytes.len());
-        if self.target > CHUNK {
+        if self.target > CHUNK || self.keeps {
             return wire.try_read_buf(&mut self.bytes, room);
         }
         // A buffer of its own only for what is really there: most connections are idle.
-        let mut scratch = [0; CHUNK];
-        let read = wire.try_read(&mut scratch[..room])?;
-        if !self.bytes.is_empty() && self.bytes.capacity() < self.bytes.len() + read {
-            self.make_room(CHUNK);
-        }
-        self.bytes.extend_from_slice(&scratch[..read]);
-        Ok(read)
+        SCRATCH.with_borrow_mut(|scratch| {
+            let read = wire.try_read(&mut scratch[..room])?;
+            if !self.bytes.is_empty() && self.bytes.capacity() < self.bytes.len() + read {
+                self.make_room(CHUNK);
+            }
+            self.bytes.extend_from_slice(&scratch[..read]);
+            Ok(read)
+        })
     }
 
     /// Gives the buffer back if it is empty and no parts are to come.
     pub fn shrink(&mut self) {
-        if self.bytes.is_empty() && self.rest == 0 {
+        let is_kept = self.keeps && self.charge.is_none();
+        if self.bytes.is_empty() && self.rest == 0 && !is_kept {
             self.clear();
         }
     }
 
     /// Throws away what is there.
     pub fn clear(&mut self) {
-        *self = Self::new();
+        *self = Self { keeps: self.keeps, ..Self::new() };
     }
 }
 

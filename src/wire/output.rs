@@ -3,6 +3,7 @@
 //! Invariant: what comes out is what was put in, in order; positions count from the first byte ever
 //! put, so that "has the kernel all of it" is a comparison.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
@@ -14,9 +15,29 @@ use super::Charge;
 const COPY_BELOW: usize = 4096;
 /// Pieces handed to one vectored write; the kernel's own limit is 1024.
 const SLICES: usize = 32;
-/// Small pieces are gathered in buffers of so many bytes: one buffer for all would double as it grows. Kept for
-/// the next ones after everything was written.
-const KEEP: usize = 4096;
+/// Small pieces are gathered in buffers of so many bytes: one buffer for all would double as it grows.
+const GATHER: usize = 4096;
+/// Such buffers that a thread keeps for the next output, empty ones.
+const SPARE: usize = 64;
+
+thread_local! {
+    static SPARES: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer of [`GATHER`] bytes.
+fn spare() -> BytesMut {
+    SPARES.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(GATHER))
+}
+
+/// Keeps `buffer` for the next output, if it is one of [`spare`]'s and nobody holds bytes of it.
+fn give_back(mut buffer: BytesMut) {
+    buffer.clear();
+    SPARES.with_borrow_mut(|spares| {
+        if spares.len() < SPARE && buffer.capacity() <= GATHER && buffer.try_reclaim(GATHER) {
+            spares.push(buffer);
+        }
+    });
+}
 
 /// An outgoing byte stream.
 #[derive(Debug, Default)]
@@ -45,15 +66,18 @@ impl Output {
     /// Appends a copy of `bytes`.
     pub fn put(&mut self, bytes: &[u8]) {
         self.put += bytes.len() as u64;
+        if self.tail.capacity() == 0 && !bytes.is_empty() {
+            self.tail = spare();
+        }
         let room = self.tail.capacity() - self.tail.len();
-        if self.tail.len() + bytes.len() <= KEEP {
+        if self.tail.len() + bytes.len() <= GATHER {
             return self.tail.extend_from_slice(bytes);
         }
         let (here, rest) = bytes.split_at(room.min(bytes.len()));
         self.tail.extend_from_slice(here);
         if !rest.is_empty() {
             self.close_tail();
-            self.tail = BytesMut::with_capacity(rest.len().max(KEEP));
+            self.tail = BytesMut::with_capacity(rest.len().max(GATHER));
             self.tail.extend_from_slice(rest);
         }
     }
@@ -67,6 +91,16 @@ impl Output {
         self.close_tail();
         self.put += bytes.len() as u64;
         self.pieces.push_back(Piece { bytes, _charge: charge });
+    }
+
+    /// As [`Output::put_bytes`], for what is `from` some place on in `bytes`. They are shared only if they are not
+    /// copied: the first time it costs an allocation.
+    pub fn put_shared(&mut self, bytes: &Bytes, from: usize, charge: &Charge) {
+        let rest = &bytes[from..];
+        if rest.len() < COPY_BELOW {
+            return self.put(rest);
+        }
+        self.put_bytes(bytes.slice(from..), charge.clone());
     }
 
     /// Appends what `other` has left.
@@ -138,10 +172,8 @@ impl Output {
             self.pieces.pop_front();
         }
         self.tail.advance(count);
-        if self.tail.is_empty() && self.tail.capacity() > KEEP {
-            self.tail = BytesMut::new();
-        } else if self.tail.is_empty() {
-            self.tail.clear();
+        if self.tail.is_empty() {
+            give_back(std::mem::take(&mut self.tail));
         }
     }
 }

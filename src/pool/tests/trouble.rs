@@ -37,7 +37,7 @@ fn comes_to_an_end<F: Future<Output = ()>>(story: impl FnOnce() -> F + Send + 's
 
 fn big_oneway(world: &World) -> crate::exchange::Ticket {
     let bytes = Bytes::from([message(ONEWAY, 7, b"head"), vec![0; 8000]].concat());
-    world.pool.admit(Request::new(bytes, true), false)
+    world.pool.admit(Request::new(bytes, true), false, Instant::now())
 }
 
 /// As the frames of the tests, without an id.
@@ -65,7 +65,7 @@ async fn a_request_in_parts_is_looked_at_as_long_as_it_has_no_deadline() {
     let (_sender, rest) = crate::wire::parts::pipe(1, crate::wire::Charge::none());
     let mut head = request(b"\x04\0\0\x07");
     head.rest = Some(rest);
-    let ticket = world.pool.admit(head, false);
+    let ticket = world.pool.admit(head, false, Instant::now());
     settle().await;
     for _ in 0..3 {
         tokio::time::sleep(10 * SECOND).await;
@@ -177,7 +177,7 @@ async fn a_reply_that_grows_is_not_its_own_obstacle() {
     let _requests = budget.try_charge(48 * 1024, Purpose::Request).unwrap();
     let mut server = world.accept().await;
     settle().await;
-    let mut ticket = world.pool.admit(request(b"a\n"), false);
+    let mut ticket = world.pool.admit(request(b"a\n"), false, Instant::now());
     server.wire.read_exact(&mut [0; 2]).await.unwrap();
     let reply = [&[b'x'; 12_000][..], b"\n"].concat();
     let _sending = tokio::spawn(async move {
@@ -239,7 +239,7 @@ async fn stray_bytes_that_the_reactor_has_not_seen_are_no_reply() {
     tokio::time::sleep(SECOND / 10).await;
     server.write_all(&message(0, 1, b"stray")).unwrap();
     let bytes = Bytes::from(message(0, 7, b"mine"));
-    let mut ticket = pool.admit(Request::new(bytes, false), false);
+    let mut ticket = pool.admit(Request::new(bytes, false), false, Instant::now());
     let answer = timeout(SECOND, std::future::poll_fn(|cx| ticket.poll_answer(cx))).await;
     assert!(!matches!(answer, Ok(Ok(_))), "{answer:?}");
     assert_eq!(events.outcomes.of(Outcome::Ok).get(), 0);
@@ -251,7 +251,10 @@ async fn two_long_lines_in_a_row_are_two_replies() {
     pool.stood().await;
     let (mut server, _) = listener.accept().unwrap();
     tokio::time::sleep(SECOND / 10).await;
-    let mut tickets = [pool.admit(request(b"a\n"), false), pool.admit(request(b"b\n"), false)];
+    let mut tickets = [
+        pool.admit(request(b"a\n"), false, Instant::now()),
+        pool.admit(request(b"b\n"), false, Instant::now()),
+    ];
     tokio::time::sleep(SECOND / 10).await;
     server.read_exact(&mut [0; 4]).unwrap();
     server.write_all(&[&vec![b'x'; 17_000][..], b"\n", &vec![b'y'; 20_000][..], b"\n"].concat()).unwrap();

@@ -162,7 +162,7 @@ impl World {
     pub(crate) fn send(&self, flags: u8, payload: &[u8]) -> Call {
         let bytes = Bytes::from(message(flags, 7, payload));
         let request = Request::new(bytes, flags & ONEWAY != 0);
-        Call { pool: self.pool.clone(), ticket: self.pool.admit(request, false) }
+        Call { pool: self.pool.clone(), ticket: self.pool.admit(request, false, tokio::time::Instant::now()) }
     }
 
     pub(crate) fn outcomes(&self, outcome: Outcome) -> u64 {

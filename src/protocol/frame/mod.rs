@@ -27,6 +27,7 @@ use super::{
     Answered, BadRequest, Downstream, Id, Malformed, Mode, Need, Protocol, Received, Refusal, Reply, Request,
     SettingsError, Tag, TagSpace, Upstream,
 };
+use crate::frame::take;
 use crate::wire::{Charge, Output};
 
 /// Header fields and conditions look at the first so many bytes of a frame.
@@ -176,7 +177,7 @@ impl Cutter {
         }
         self.total = None;
         self.rest = rest;
-        let bytes = input.split_to(head).freeze();
+        let bytes = take(input, head);
         Ok(if rest > 0 { Cut::Head(bytes, rest) } else { Cut::Frame(bytes) })
     }
 
@@ -234,10 +235,9 @@ impl Downstream for Requests {
     }
 
     fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output) {
-        let Reply { bytes, charge, .. } = reply;
         match (id, self.spec.replies.id) {
-            (Id::Bits(id), Some(field)) => put(bytes, charge, field, *id, out),
-            _ => out.put_bytes(bytes, charge),
+            (Id::Bits(id), Some(field)) => put(&reply.bytes, &reply.charge, field, *id, out),
+            _ => out.put_bytes(reply.bytes, reply.charge),
         }
     }
 
@@ -262,10 +262,9 @@ struct Replies {
 
 impl Upstream for Replies {
     fn encode(&mut self, request: &Request, tag: Tag, out: &mut Output) {
-        let (bytes, charge) = (request.bytes.clone(), request.charge.clone());
         match self.spec.requests.id {
-            Some(field) => put(bytes, charge, field, tag.0, out),
-            None => out.put_bytes(bytes, charge),
+            Some(field) => put(&request.bytes, &request.charge, field, tag.0, out),
+            None => out.put_shared(&request.bytes, 0, &request.charge),
         }
     }
 
@@ -316,14 +315,14 @@ fn oversize(layout: &Layout, reason: Malformed, input: &[u8]) -> Result<Received
 }
 
 /// Writes `message` with `id` in its id field. What follows the field is not copied.
-fn put(message: Bytes, charge: Charge, field: IdField, id: u64, out: &mut Output) {
+fn put(message: &Bytes, charge: &Charge, field: IdField, id: u64, out: &mut Output) {
     // Codecs only let messages through that hold their id.
     if message.len() < field.end() {
-        return out.put_bytes(message, charge);
+        return out.put_shared(message, 0, charge);
     }
     out.put(&message[..field.offset()]);
     out.put(&field.write(id));
-    out.put_bytes(message.slice(field.end()..), charge);
+    out.put_shared(message, field.end(), charge);
 }
 
 /// The answer to the `heartbeat` that came in the layout `from`, for the side that reads `to`.

@@ -314,7 +314,7 @@ async fn a_large_request_that_ends_before_it_is_begun_leaves_its_place() {
     let (_sender, rest) = crate::wire::parts::pipe(1, crate::wire::Charge::none());
     let mut request = Request::new(frame(0, 1, b"head").into(), false);
     request.rest = Some(rest);
-    let ticket = front.world.pool.admit(request, false);
+    let ticket = front.world.pool.admit(request, false, Instant::now());
     front.world.pool.abandon(&ticket);
     let mut next = front.connect();
     call(&mut next, &mut server, 2, &payload(LARGE, 12)).await;
