@@ -104,11 +104,17 @@ impl Shared {
 
     /// Ends the exchange; `answer` is `None` where nobody is left to read it.
     fn end(&self, outcome: Outcome, answer: Option<Answer>) -> Result<(), AlreadyEnded> {
+        // A head that nobody gets is dropped after the lock: that wakes others.
+        let _unread;
         let (session, times) = {
             let mut state = self.state();
             state.stage = match std::mem::take(&mut state.stage) {
                 Stage::Begun(Some(head)) if outcome == Outcome::Ok => Stage::Ended(Some(Ok(Some(head)))),
-                Stage::Open | Stage::Begun(Some(_)) => Stage::Ended(answer),
+                Stage::Open => Stage::Ended(answer),
+                Stage::Begun(Some(head)) => {
+                    _unread = head;
+                    Stage::Ended(answer)
+                }
                 // The session hears of the end where it takes the parts.
                 Stage::Begun(None) => Stage::Ended(None),
                 ended @ Stage::Ended(_) => {
@@ -215,9 +221,18 @@ impl ReplySlot {
         self.0.state().deadline
     }
 
-    /// Remembers its turn while it waits in the queue.
-    pub fn set_waiting(&self, turn: Option<u64>) {
-        self.0.state().waiting = turn;
+    /// Remembers its turn while it waits in the queue. False if it has ended: then it must not wait, because
+    /// nobody would take it out again.
+    pub fn begin_waiting(&self, turn: u64) -> bool {
+        let mut state = self.0.state();
+        let open = !matches!(state.stage, Stage::Ended(_));
+        state.waiting = open.then_some(turn);
+        open
+    }
+
+    /// It waits no more.
+    pub fn end_waiting(&self) {
+        self.0.state().waiting = None;
     }
 
     /// It was given to a connection.
