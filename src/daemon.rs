@@ -337,18 +337,15 @@ impl Daemon {
             ended => ended,
         };
         self.front.stop();
+        // A session that is not waited for would end with its thread, and its client take that for a plain end.
+        let _ = timeout(FRONT_PATIENCE, self.places.acquire_many(count)).await;
         if ended == Ended::Cut {
             self.back.stop();
         }
         self.back.drain();
         let keepers = &mut self.keepers;
         let closed = async { while keepers.join_next().await.is_some() {} };
-        // A session that is not waited for might end with its thread, and its client take that for a plain end.
-        let (closed, _) = tokio::join!(
-            timeout(BACK_PATIENCE, closed),
-            timeout(FRONT_PATIENCE, self.places.acquire_many(count))
-        );
-        if closed.is_err() {
+        if timeout(BACK_PATIENCE, closed).await.is_err() {
             self.back.stop();
         }
         self.admin.stop();

@@ -407,6 +407,17 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
+    async fn what_has_ended_does_not_begin_to_wait() {
+        let (exchange, ticket, _) = new();
+        assert!(exchange.slot.begin_waiting(7));
+        assert_eq!(ticket.waiting(), Some(7));
+        exchange.slot.end_waiting();
+        ticket.abandon().unwrap();
+        assert!(!exchange.slot.begin_waiting(7));
+        assert_eq!(ticket.waiting(), None);
+    }
+
+    #[tokio::test]
     async fn a_dropped_ticket_ends_nothing() {
         let (exchange, ticket, _) = new();
         drop(ticket);

@@ -330,4 +330,6 @@ impl Inner {
 }
 
 #[cfg(test)]
+mod stress;
+#[cfg(test)]
 mod tests;

@@ -363,6 +363,26 @@ mod tests {
         assert!(has_room(&sender));
     }
 
+    #[test]
+    fn whoever_has_the_last_byte_has_the_end() {
+        for _ in 0..2000 {
+            let (sender, parts) = pipe(CAPACITY, Charge::none());
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    sender.send(bytes(10));
+                    sender.finish(bytes(10));
+                });
+                let mut left = 20;
+                while left > 0 {
+                    if let Next::Part(part) = parts.next() {
+                        left -= part.len();
+                    }
+                }
+                assert_eq!(parts.next(), Next::Whole);
+            });
+        }
+    }
+
     #[tokio::test]
     async fn each_end_wakes_the_other() {
         let (sender, parts) = pipe(CAPACITY, Charge::none());
