@@ -1,7 +1,10 @@
 //! Assembles what the plan asks for, runs it, and takes it down in order.
 //!
 //! Two switches: the front half (listeners, sessions) drains first, the back half (connections) after it;
-//! with one, what waits in the queues would starve. Only this module hears signals.
+//! with one, what waits in the queues would starve. Only this module hears signals. Where there are several
+//! `workers`, each of them accepts from every listening socket.
+
+mod workers;
 
 use std::io;
 use std::sync::Arc;
@@ -23,11 +26,14 @@ use crate::pool::{Keeper, Pool};
 use crate::session::{self, IdleClients};
 use crate::systemd;
 use crate::wire::Budget;
+use workers::Workers;
 
 /// How long the service manager waits for the warm floors before it is told that we are ready anyway.
 const READY_PATIENCE: Duration = Duration::from_secs(5);
 /// How long connections may take to close after the last request.
 const BACK_PATIENCE: Duration = Duration::from_secs(3);
+/// How long sessions may take to end when they are cut.
+const FRONT_PATIENCE: Duration = Duration::from_secs(1);
 /// Who may reach the admin socket: its user and group.
 const ADMIN_MODE: u32 = 0o660;
 
@@ -140,6 +146,7 @@ pub struct Daemon {
     budget: Budget,
     drain_timeout: Duration,
     addresses: Vec<(String, Address)>,
+    workers: Workers,
 }
 
 /// What the admin endpoint can see.
@@ -173,7 +180,9 @@ impl Daemon {
             )?,
             None => Vec::new(),
         };
+        let workers = Workers::start(plan.limits.workers)?;
         let mut daemon = Self {
+            workers,
             places: Arc::new(Semaphore::new(max_clients)),
             idle: IdleClients::default(),
             max_clients,
@@ -188,7 +197,7 @@ impl Daemon {
             admin,
         };
         for (upstream, sockets) in plan.upstreams.into_iter().zip(sockets) {
-            daemon.start_upstream(upstream, sockets);
+            daemon.start_upstream(upstream, sockets)?;
         }
         daemon.start_admin(admin_sockets, max_fds);
         Ok(daemon)
@@ -203,7 +212,7 @@ impl Daemon {
         tokio::spawn(admin::run(sockets, source, self.admin.watch()));
     }
 
-    fn start_upstream(&mut self, plan: plan::Upstream, sockets: Vec<net::Listener>) {
+    fn start_upstream(&mut self, plan: plan::Upstream, sockets: Vec<net::Listener>) -> Result<(), Error> {
         let events = Arc::new(events::Upstream::new(&plan.name));
         let connector = Network::new(&plan.pool.endpoints, &plan.pool.connection);
         let budget = self.budget.clone();
@@ -215,7 +224,7 @@ impl Daemon {
             self.back.watch(),
             Arc::new(connector),
         );
-        self.keepers.spawn(Keeper::run(keeper));
+        self.keepers.spawn_on(Keeper::run(keeper), self.workers.home(self.pools.len()));
         let session = Arc::new(session::Shared {
             settings: plan.session,
             protocol: plan.protocol,
@@ -235,13 +244,25 @@ impl Daemon {
                     process: self.places.clone(),
                     upstream: upstream_places.clone(),
                     idle: self.idle.clone(),
+                    turn: Arc::default(),
                 },
                 session: session.clone(),
                 events: events.clone(),
             };
-            self.listeners.spawn(listener.run(self.front.watch()));
+            self.accept_everywhere(listener)?;
         }
         self.pools.push((pool, plan.required));
+        Ok(())
+    }
+
+    /// Has every worker accept from the listener's socket; `listener` itself is of the first one.
+    fn accept_everywhere(&mut self, listener: Listener) -> io::Result<()> {
+        for worker in self.workers.others() {
+            let _entered = worker.enter();
+            self.listeners.spawn_on(listener.share()?.run(self.front.watch()), worker);
+        }
+        self.listeners.spawn(listener.run(self.front.watch()));
+        Ok(())
     }
 
     /// Where it listens: the upstream's name, and the address with the port that the kernel chose.
@@ -316,6 +337,8 @@ impl Daemon {
             ended => ended,
         };
         self.front.stop();
+        // A session that is not waited for would end with its thread, and its client take that for a plain end.
+        let _ = timeout(FRONT_PATIENCE, self.places.acquire_many(count)).await;
         if ended == Ended::Cut {
             self.back.stop();
         }
@@ -328,6 +351,7 @@ impl Daemon {
         self.admin.stop();
         // The last closes, and the admin endpoint's own socket file.
         tokio::task::yield_now().await;
+        self.workers.stop();
         ended
     }
 }

@@ -40,6 +40,21 @@
 //! leaves, open to all: events  lifecycle  wire > net  systemd
 //! ```
 //!
+//! # Threads
+//!
+//! One by default, with one current-thread runtime. With `limits.workers = N` there are N of them, each with a runtime
+//! of its own, so a task never moves: a session runs on the worker that accepted it, keeper and connections of an
+//! upstream on its home; upstreams have their homes in turn. All workers accept from the same listening sockets.
+//!
+//! Locks are taken in this order: queue, exchange, pipe of [parts](wire::parts). The lists of idle clients, semaphores and
+//! rate limits are leaves. None is held across an await; nobody is woken, and nothing that wakes is dropped,
+//! under queue or exchange. What must not come apart happens under one lock: a state and the waker for it; the end
+//! of an exchange and its place in the queue; the last part of a message and its end.
+//!
+//! Between two looks at what others change, it may have changed. So a task looks once, and first: a phase by
+//! [`lifecycle::Watch::look`], the room of a pipe before it decides what to wait for, its seat before it reads what
+//! must not meet a request.
+//!
 //! # What never happens
 //!
 //! * A reply never reaches another client: only a connection touches its socket, an entry in flight leaves

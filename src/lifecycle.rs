@@ -43,6 +43,8 @@ pub struct Watch {
     shared: Arc<Shared>,
     /// Where the waker of the task that waits is kept, and that waker: a task is entered once, not at each wait.
     entered: Option<(usize, Waker)>,
+    /// The phase when it was last looked at.
+    seen: Phase,
 }
 
 /// Not tokio's `watch`: that one wakes in an order drawn by lot, and a run of a seed is to be repeated.
@@ -74,7 +76,7 @@ impl Switch {
 
     /// A view of this switch.
     pub fn watch(&self) -> Watch {
-        Watch { shared: self.0.clone(), entered: None }
+        Watch { shared: self.0.clone(), entered: None, seen: Phase::Running }
     }
 
     /// Asks everyone to finish what they have.
@@ -112,6 +114,18 @@ impl Watch {
         self.shared.phase()
     }
 
+    /// The phase now, of which [`Watch::poll_moved`] waits for the end.
+    pub fn look(&mut self) -> Phase {
+        self.seen = self.phase();
+        self.seen
+    }
+
+    /// Completes when the phase is later than at the last [`Watch::look`]: another thread may move the switch
+    /// between that look and this wait.
+    pub fn poll_moved(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_reached(cx, self.seen.next())
+    }
+
     /// Completes when the phase is `phase` or later.
     pub fn poll_reached(&mut self, cx: &mut Context<'_>, phase: Phase) -> Poll<()> {
         if self.entered.as_ref().is_none_or(|(_, waker)| !waker.will_wake(cx.waker())) {
@@ -137,7 +151,7 @@ impl Watch {
 
 impl Clone for Watch {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), entered: None }
+        Self { shared: self.shared.clone(), entered: None, seen: self.seen }
     }
 }
 
@@ -194,6 +208,20 @@ mod tests {
         assert_eq!(switch.phase(), Phase::Stopped);
         watch.reached(Phase::Draining).await;
         assert_eq!(watch.phase(), Phase::Stopped);
+    }
+
+    #[tokio::test]
+    async fn a_move_between_the_look_and_the_wait_is_not_missed() {
+        let switch = Switch::new();
+        let mut watch = switch.watch();
+        for (move_on, seen) in
+            [(Switch::drain as fn(&Switch), Phase::Running), (Switch::stop, Phase::Draining)]
+        {
+            assert_eq!(watch.look(), seen);
+            move_on(&switch);
+            std::future::poll_fn(|cx| watch.poll_moved(cx)).await;
+        }
+        assert_eq!(watch.look(), Phase::Stopped);
     }
 
     #[tokio::test(start_paused = true)]

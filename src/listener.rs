@@ -3,12 +3,14 @@
 //! Invariant: a client is accepted only while there is a place for it; until then it waits in the kernel's
 //! queue, where nothing is lost. At the cap the longest idle client is asked to close.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use crate::events;
@@ -49,6 +51,9 @@ pub struct Places {
     pub upstream: Arc<Semaphore>,
     /// The idle clients of all upstreams.
     pub idle: IdleClients,
+    /// Whose turn it is to have a client of this socket make place: all workers hear of the one who waits, and
+    /// one client is to go for it, not one for each worker.
+    pub turn: Arc<Mutex<()>>,
 }
 
 /// One listening socket and what its clients share.
@@ -66,25 +71,43 @@ pub struct Listener {
     pub events: Arc<events::Upstream>,
 }
 
+/// The places of one client.
 type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl Listener {
+    /// The same for the worker whose runtime is entered.
+    ///
+    /// # Errors
+    /// Those of [`net::Listener::share`].
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.share()?,
+            uids: self.uids.clone(),
+            places: self.places.clone(),
+            session: self.session.clone(),
+            events: self.events.clone(),
+        })
+    }
+
     /// Accepts until the front half drains; then takes in whoever waits already, and closes.
     pub async fn run(self, mut front: Watch) {
         let mut pause = PAUSE.0;
         let mut alarm = pin!(Alarm::default());
         let mut pulse = None;
         while front.phase() == Phase::Running {
-            // Cancel-safe: a client that is not accepted yet stays in the kernel's queue.
-            let accepted = tokio::select! {
-                biased;
-                accepted = self.accept() => accepted,
-                () = alarm.as_mut().reached(pulse) => {
-                    pulse = None;
-                    continue;
+            let mut accept = pin!(self.accept());
+            // Cancel-safe: a client that is not accepted yet stays in the kernel's queue. The pulse cancels nothing:
+            // a wait for a place would begin anew, and ask another idle client to make room.
+            let accepted = poll_fn(|cx| {
+                if let Poll::Ready(accepted) = accept.as_mut().poll(cx) {
+                    return Poll::Ready(Some(accepted));
                 }
-                () = front.reached(Phase::Draining) => break,
-            };
+                if alarm.as_mut().poll_reached(cx, pulse).is_ready() {
+                    pulse = None;
+                }
+                front.poll_reached(cx, Phase::Draining).map(|()| None)
+            });
+            let Some(accepted) = accepted.await else { break };
             match accepted {
                 Ok((stream, permits)) => {
                     pause = PAUSE.0;
@@ -104,7 +127,7 @@ impl Listener {
     async fn accept(&self) -> io::Result<(Stream, Permits)> {
         loop {
             self.socket.readable().await?;
-            let Some(permits) = self.permits().await else { continue };
+            let Some((permits, _turn)) = self.permits().await else { continue };
             match self.socket.try_accept() {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 accepted => return Ok((accepted?, permits)),
@@ -112,8 +135,10 @@ impl Listener {
         }
     }
 
-    /// Places for one client; idle ones give way for it. `None` if nobody waits.
-    async fn permits(&self) -> Option<Permits> {
+    /// Places for one client; idle ones give way for it. `None` if nobody waits. The turn is to be kept until
+    /// that client is accepted.
+    async fn permits(&self) -> Option<(Permits, Option<OwnedMutexGuard<()>>)> {
+        let mut turn = None;
         // What was waited for is kept for the next look: given back, it would go to the next one in line,
         // and from there back here.
         let (mut process, mut upstream) = (None, None);
@@ -122,12 +147,17 @@ impl Listener {
             process = process.or_else(|| take(&self.places.process));
             upstream = upstream.or_else(|| take(&self.places.upstream));
             let (kept, full, idle) = match (process.take(), upstream.take()) {
-                (Some(process), Some(upstream)) => return Some((process, upstream)),
+                (Some(process), Some(upstream)) => return Some(((process, upstream), turn)),
                 (_, None) => (&mut upstream, &self.places.upstream, &self.session.idle),
                 (None, Some(_)) => (&mut process, &self.places.process, &self.places.idle),
             };
             if !self.socket.is_asked() {
                 return None;
+            }
+            if turn.is_none() {
+                // Cancel-safe: only the place in line is lost.
+                turn = Some(self.places.turn.clone().lock_owned().await);
+                continue;
             }
             idle.evict_oldest();
             // Whichever comes first: a place, or the time to ask another one. Cancel-safe: a permit that is
@@ -160,7 +190,7 @@ impl Listener {
                 () = front.reached(Phase::Stopped) => return,
             };
             match (permits, self.socket.accept_now()) {
-                (Some(permits), Ok(stream)) => self.serve(stream, permits),
+                (Some((permits, _turn)), Ok(stream)) => self.serve(stream, permits),
                 _ => return,
             }
         }
@@ -214,7 +244,7 @@ mod tests {
             front: front.watch(),
         });
         let upstream = Arc::new(Semaphore::new(max_clients));
-        let places = Places { process, upstream, idle: idle.clone() };
+        let places = Places { process, upstream, idle: idle.clone(), turn: Arc::default() };
         let events = world.events.clone();
         let listener = Listener { socket, uids: Vec::new(), places, session, events };
         let task = tokio::spawn(listener.run(front.watch()));

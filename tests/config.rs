@@ -98,7 +98,7 @@ upstream example
   requests        up to 1024 waiting for 3s, answered within 15s
   clients         up to 10000
 admin             unix:/run/warmline/admin.sock
-in all            10000 clients, 32 upstream connections
+in all            10000 clients, 32 upstream connections, 1 thread
 file descriptors  at most 10097
 memory            256.0 MiB of buffers, at most 548.6 MiB in all
 "

@@ -15,46 +15,67 @@ const POOL: usize = 4;
 
 #[test]
 fn frame_exclusive() {
-    many_connections(Wire::Tagged, "exclusive");
+    many_connections(Wire::Tagged, "exclusive", 1);
+}
+
+#[test]
+fn frame_exclusive_on_two_threads() {
+    many_connections(Wire::Tagged, "exclusive", 2);
 }
 
 #[test]
 fn frame_without_ids_exclusive() {
-    many_connections(Wire::Plain, "exclusive");
+    many_connections(Wire::Plain, "exclusive", 1);
 }
 
 #[test]
 fn frame_without_ids_pipeline() {
-    many_connections(Wire::Plain, "pipeline");
+    many_connections(Wire::Plain, "pipeline", 1);
+}
+
+#[test]
+fn frame_without_ids_pipeline_on_two_threads() {
+    many_connections(Wire::Plain, "pipeline", 2);
 }
 
 #[test]
 fn frame_pipeline() {
-    many_connections(Wire::Tagged, "pipeline");
+    many_connections(Wire::Tagged, "pipeline", 1);
 }
 
 #[test]
 fn frame_multiplex() {
-    many_connections(Wire::Tagged, "multiplex");
+    many_connections(Wire::Tagged, "multiplex", 1);
+}
+
+#[test]
+fn frame_multiplex_on_four_threads() {
+    many_connections(Wire::Tagged, "multiplex", 4);
 }
 
 #[test]
 fn line_exclusive() {
-    many_connections(Wire::Line, "exclusive");
+    many_connections(Wire::Line, "exclusive", 1);
+}
+
+#[test]
+fn line_exclusive_on_four_threads() {
+    many_connections(Wire::Line, "exclusive", 4);
 }
 
 #[test]
 fn line_pipeline() {
-    many_connections(Wire::Line, "pipeline");
+    many_connections(Wire::Line, "pipeline", 1);
 }
 
-fn many_connections(wire: Wire, mode: &str) {
+fn many_connections(wire: Wire, mode: &str, workers: usize) {
     let mut server = Server::for_mode(wire, mode);
     // Clients of other tests may have had the server's port a moment before it had it.
     let strangers = kernel::time_wait(kernel::port(&server.address));
     let mut daemon = Plan::new(wire, mode, &server.address)
         .set("pool.min_connections", &POOL.to_string())
         .set("pool.max_connections", &POOL.to_string())
+        .workers(workers)
         .start_ready();
     server.reaches("open", POOL as u64);
     let accepted = server.count("accepted");
@@ -71,6 +92,7 @@ fn many_connections(wire: Wire, mode: &str) {
 
     totals.assert_all_ok(CONNECTIONS.into());
     assert_eq!(most.load(SeqCst), POOL, "upstream connections at most, sampled");
+    assert_eq!(daemon.threads(), workers);
     server.assert_no_violation();
     assert_eq!(server.count("accepted"), accepted, "no connection was opened beyond the warm ones");
     assert_eq!(server.count("distinct"), u64::from(CONNECTIONS));
@@ -91,10 +113,10 @@ fn many_connections(wire: Wire, mode: &str) {
 
 /// What short-lived clients leave behind on this host: next to nothing. Where both sides close at once, a busy
 /// machine may stretch the gap between the closes, so the best of some rounds counts.
-fn leaves_no_time_wait(one_shot: bool, close: &str) {
+fn leaves_no_time_wait(one_shot: bool, close: &str, workers: usize) {
     const CONNECTIONS: usize = 1_000;
     let server = Server::start(Wire::Tagged, &["--exclusive"]);
-    let plan = Plan::new(Wire::Tagged, "exclusive", &server.address);
+    let plan = Plan::new(Wire::Tagged, "exclusive", &server.address).workers(workers);
     let left = (0..8).map(|_| {
         let daemon = plan.clone().set("sockets.one_shot", &one_shot.to_string()).start_ready();
         let args = format!("--connections {CONNECTIONS} --concurrency 4 --close {close}");
@@ -110,17 +132,27 @@ fn leaves_no_time_wait(one_shot: bool, close: &str) {
 
 #[test]
 fn one_shot_clients_that_wait_for_the_end_leave_no_time_wait() {
-    leaves_no_time_wait(true, "eof");
+    leaves_no_time_wait(true, "eof", 1);
+}
+
+#[test]
+fn one_shot_clients_of_two_threads_leave_no_time_wait() {
+    leaves_no_time_wait(true, "eof", 2);
 }
 
 #[test]
 fn one_shot_clients_that_close_leave_no_time_wait() {
-    leaves_no_time_wait(true, "fin");
+    leaves_no_time_wait(true, "fin", 1);
 }
 
 #[test]
 fn clients_that_close_after_the_reply_leave_no_time_wait() {
-    leaves_no_time_wait(false, "fin");
+    leaves_no_time_wait(false, "fin", 1);
+}
+
+#[test]
+fn clients_of_two_threads_that_close_after_the_reply_leave_no_time_wait() {
+    leaves_no_time_wait(false, "fin", 2);
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn as_json(plan: &Plan) -> serde_json::Value {
         "admin": plan.admin.iter().flat_map(|it| texts(&it.addresses)).collect::<Vec<_>>(),
         "max_clients": plan.limits.max_clients,
         "max_connections": plan.max_connections(),
+        "workers": plan.limits.workers,
         "file_descriptors": plan.fd_budget(),
         "memory_buffers_bytes": plan.limits.memory,
         "memory_bound_bytes": plan.memory_bound(),
@@ -94,9 +95,13 @@ impl Display for Summary<'_> {
         writeln!(f, "admin             {admin}")?;
         writeln!(
             f,
-            "in all            {} clients, {} upstream connections",
+            "in all            {} clients, {} upstream connections, {}",
             plan.limits.max_clients,
-            plan.max_connections()
+            plan.max_connections(),
+            match plan.limits.workers {
+                1 => "1 thread".to_owned(),
+                workers => format!("{workers} threads"),
+            }
         )?;
         writeln!(f, "file descriptors  at most {}{}", plan.fd_budget(), too_few_fds(plan))?;
         writeln!(

@@ -17,6 +17,8 @@ use crate::events::log::{self, Format};
 const MAX_UPSTREAMS: usize = 256;
 /// The most that `max_clients` may be, here and in an upstream.
 pub(super) const MAX_CLIENTS: usize = 1_000_000;
+/// Threads beyond so many only get in each other's way.
+const MAX_WORKERS: usize = 64;
 /// In bytes.
 pub(super) const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
 /// The longest `level`, in bytes.
@@ -70,16 +72,27 @@ fn log(report: &mut Report<'_>, written: file::Log) -> Log {
 
 fn limits(report: &mut Report<'_>, written: &file::Limits) -> Limits {
     let at = &["limits"];
-    if let Some(Count(workers)) = written.workers
-        && workers != 1
-    {
-        let message = format!("`workers` cannot be {workers}: this version runs on one thread");
-        report.wrong(at, "workers", message, "write 1 or leave it out".to_owned());
-    }
     Limits {
+        workers: workers(report, written.workers),
         max_clients_is_explicit: written.max_clients.is_some(),
         max_clients: report.count(at, "max_clients", written.max_clients, 10_000, 1..=MAX_CLIENTS),
         memory: report.size(at, "memory", written.memory, 256 << 20, MEMORY),
+    }
+}
+
+fn workers(report: &mut Report<'_>, written: Option<Count>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+    match written {
+        None => 1,
+        Some(Count(0)) => cores(),
+        Some(Count(number)) => {
+            let workers = usize::try_from(number).unwrap_or(usize::MAX);
+            if workers > MAX_WORKERS {
+                let help = format!("write a number from 1 to {MAX_WORKERS}, or 0 for one per core");
+                report.wrong(&["limits"], "workers", format!("`workers` cannot be {number}"), help);
+            }
+            workers.min(MAX_WORKERS)
+        }
     }
 }
 

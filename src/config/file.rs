@@ -90,7 +90,7 @@ tables! {
         max_clients: Count,
         /// Byte budget of all buffers; default `"256MiB"`.
         memory: Text<Size>,
-        /// Threads; only 1 works in this version.
+        /// Threads; 0 = one per core; default 1.
         workers: Count,
     }
 

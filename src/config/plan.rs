@@ -43,6 +43,8 @@ pub struct Limits {
     pub max_clients_is_explicit: bool,
     /// Bytes of all buffers.
     pub memory: u64,
+    /// Threads; at least 1.
+    pub workers: usize,
 }
 
 /// One `[upstreams.NAME]`.
@@ -64,6 +66,8 @@ pub struct Upstream {
 
 /// Descriptors kept for the admin endpoint: its listeners and its connections.
 const ADMIN_FDS: usize = 32;
+/// Descriptors of a worker beside the first one: its reactor.
+const WORKER_FDS: usize = 4;
 /// Descriptors for everything else: standard streams, the runtime, names being looked up.
 const OTHER_FDS: usize = 32;
 /// What a message costs that is small enough not to be charged, in bytes: as much as it may hold, and half
@@ -75,6 +79,8 @@ const CLIENT_BYTES: u64 = 3 * SMALL_BYTES + 4096;
 const CONNECTION_BYTES: u64 = 64 * 1024;
 /// What an exchange costs while it waits, in bytes, beside its message.
 const WAITING_BYTES: u64 = 1024;
+/// What a worker costs beside the first one, in bytes: its stack, and memory that its allocator keeps.
+const WORKER_BYTES: u64 = 4 << 20;
 /// What the process costs before its first client, in bytes.
 const BASE_BYTES: u64 = 16 << 20;
 
@@ -98,7 +104,13 @@ impl Plan {
     /// The most descriptors it can need at a time.
     pub fn fd_budget(&self) -> usize {
         let listeners: usize = self.upstreams.iter().map(|it| sockets(&it.listener.addresses)).sum();
-        self.limits.max_clients + self.max_connections() + listeners + ADMIN_FDS + OTHER_FDS
+        let workers = self.other_workers() * WORKER_FDS;
+        self.limits.max_clients + self.max_connections() + listeners + workers + ADMIN_FDS + OTHER_FDS
+    }
+
+    /// Workers beside the first one.
+    fn other_workers(&self) -> usize {
+        self.limits.workers - 1
     }
 
     /// The most upstream connections it can have at a time.
@@ -117,6 +129,7 @@ impl Plan {
         let outstanding = self.upstreams.iter().map(|it| it.session.max_per_client as u64).max().unwrap_or(0);
         BASE_BYTES
             + self.limits.memory
+            + self.other_workers() as u64 * WORKER_BYTES
             + self.limits.max_clients as u64 * (CLIENT_BYTES + outstanding * SMALL_BYTES)
             + self.max_connections() as u64 * CONNECTION_BYTES
             + in_flight * SMALL_BYTES

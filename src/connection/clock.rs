@@ -20,7 +20,7 @@ impl Connection {
         if self.stray_until.is_some_and(|until| now >= until) {
             return Err(self.desync(&"an unasked message that does not end"));
         }
-        match self.back.phase() {
+        match self.back.look() {
             Phase::Running if now >= self.retire_at => self.retire(CloseReason::Lifetime),
             Phase::Running => {}
             Phase::Draining => self.retire(CloseReason::Shutdown),

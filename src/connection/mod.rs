@@ -165,12 +165,16 @@ impl Connection {
 
     fn turn(&mut self) -> Result<(), CloseReason> {
         self.now = Instant::now();
-        if self.in_flight.is_empty() && self.seat.has_work() {
+        let work = self.seat.has_work();
+        if work && self.in_flight.is_empty() {
             // Stray bytes or a FIN that the reactor has not been asked for yet must not meet a request.
             self.wire.ask_kernel();
         }
         self.read()?;
-        self.take();
+        if work {
+            // What has come after that look is for the next turn.
+            self.take();
+        }
         self.write().or_else(|reason| self.not_heard(reason))?;
         if self.unheard && self.download.is_none() {
             return Err(self.retiring.unwrap_or(CloseReason::Lost));

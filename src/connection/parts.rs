@@ -102,9 +102,6 @@ impl Connection {
     pub(super) fn pass_on(&mut self, bytes: Bytes, last: bool) {
         let Some(download) = &mut self.download else { return };
         self.input.take_part(bytes.len());
-        if let Some(sender) = &download.sender {
-            sender.send(bytes);
-        }
         if last {
             let sender = self.download.take().and_then(|download| download.sender);
             self.input.take_charge();
@@ -112,10 +109,13 @@ impl Connection {
                 let _ = entry.slot.finish_begun();
             }
             if let Some(sender) = sender {
-                sender.finish();
+                sender.finish(bytes);
             }
-            self.replied();
-        } else if let Some(sender) = download.sender.as_ref().filter(|sender| !sender.has_room()) {
+            return self.replied();
+        }
+        let Some(sender) = &download.sender else { return };
+        sender.send(bytes);
+        if !sender.has_room() {
             (download.held_up, download.progress) = (Some(Instant::now()), sender.progress());
             if self.shared.room > 1 {
                 self.seat.rest(true);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Connection;
 use crate::events::CloseReason;
-use crate::lifecycle::{Alarm, Phase};
+use crate::lifecycle::Alarm;
 use crate::wire::Interest;
 
 /// What a connection waits for, as it was when the wait began.
@@ -16,7 +16,6 @@ use crate::wire::Interest;
 struct Wait {
     interest: Interest,
     deadline: Option<Instant>,
-    next_phase: Phase,
 }
 
 impl Connection {
@@ -24,8 +23,7 @@ impl Connection {
         let deadline = self.next_deadline();
         let write = !self.output.is_empty() && !self.unheard;
         let interest = Interest { read: self.may_read(), write, reset: false };
-        let wait = Wait { interest, deadline, next_phase: self.back.phase().next() };
-        poll_fn(|cx| self.poll_event(cx, alarm.as_mut(), wait)).await
+        poll_fn(|cx| self.poll_event(cx, alarm.as_mut(), Wait { interest, deadline })).await
     }
 
     /// Completes when there is something to do. First what is learnt only here, once; the rest each turn sees for
@@ -53,7 +51,7 @@ impl Connection {
         let more = self.upload.as_ref().map(|upload| upload.rest.poll_more(cx, &self.output));
         let is_due = more.is_some_and(|more| more.is_ready())
             || alarm.poll_reached(cx, wait.deadline).is_ready()
-            || self.back.poll_reached(cx, wait.next_phase).is_ready();
+            || self.back.poll_moved(cx).is_ready();
         if is_due { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }

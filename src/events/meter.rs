@@ -2,27 +2,31 @@
 //! metrics encoder.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::time::Duration;
 
-/// A number that only grows.
+/// A number that only grows. Whoever sees a count also sees what was counted before it, on whatever thread: what
+/// ended is never more than what was accepted.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
     /// One more.
     pub fn add_one(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.0.fetch_add(1, Release);
     }
 
     /// `count` more.
     pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Relaxed);
+        self.0.fetch_add(count, Release);
     }
 
     /// The count so far.
     pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.0.load(Acquire)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Listening sockets. A unix socket file is created complete and only then put in its place, and never
-//! over something that is not a dead socket.
+//! over something that is not a dead socket. Several threads may accept from one socket: each has a
+//! [`Listener`] of its own, and the last one closes the socket and removes the file.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fmt, fs};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,17 +34,42 @@ const SHARED_PORT_TRIES: usize = 16;
 const LOCK_TRIES: usize = 1000;
 const LOCK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
-/// A listening socket.
+/// A listening socket, as the reactor of one thread knows it. To be used by tasks of that thread only: what
+/// is known of it is looked at and then forgotten, and between the two nothing new may be learnt.
 #[derive(Debug)]
 pub struct Listener {
-    fd: AsyncFd<Socket>,
+    fd: AsyncFd<Arc<Bound>>,
+}
+
+/// The socket itself, and where it is bound.
+#[derive(Debug)]
+struct Bound {
+    socket: Socket,
     address: Address,
     /// What it accepts is reset as soon as the FIN of a close is acknowledged.
     resets: bool,
     _file: Option<SocketFile>,
 }
 
+impl AsRawFd for Bound {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
 impl Listener {
+    fn new(bound: Bound) -> io::Result<Self> {
+        Ok(Self { fd: register(Arc::new(bound))? })
+    }
+
+    /// The same socket for the thread whose runtime is entered.
+    ///
+    /// # Errors
+    /// Those of `epoll_ctl(2)`.
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(Self { fd: register(self.bound().clone())? })
+    }
+
     /// Listens on `address`: one socket, or two for `localhost`.
     ///
     /// # Errors
@@ -62,7 +89,7 @@ impl Listener {
         let mut tries = SHARED_PORT_TRIES;
         loop {
             let four = Self::tcp((Ipv4Addr::LOCALHOST, port).into(), inherited)?;
-            let Address::Tcp { port: bound, .. } = four.address else { return Ok(vec![four]) };
+            let Address::Tcp { port: bound, .. } = *four.address() else { return Ok(vec![four]) };
             match Self::tcp((Ipv6Addr::LOCALHOST, bound).into(), inherited) {
                 Ok(six) => return Ok(vec![four, six]),
                 // A host without IPv6 is a host with one family.
@@ -88,7 +115,7 @@ impl Listener {
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
         let address = Address::Tcp { host: bound.ip().to_string(), port: bound.port() };
         let resets = inherited.reset_when_finished;
-        Ok(Self { fd: register(socket)?, address, resets, _file: None })
+        Self::new(Bound { socket, address, resets, _file: None })
     }
 
     fn unix(path: &Path, access: &Access) -> io::Result<Self> {
@@ -107,17 +134,21 @@ impl Listener {
         }
         let file = placed?;
         let address = Address::Unix(path.into());
-        Ok(Self { fd: register(socket)?, address, resets: false, _file: Some(file) })
+        Self::new(Bound { socket, address, resets: false, _file: Some(file) })
     }
 
     /// The address it is bound to, with the port that the kernel chose.
     pub fn address(&self) -> &Address {
-        &self.address
+        &self.bound().address
     }
 
     /// Whether it listens on a TCP port.
     pub fn is_tcp(&self) -> bool {
-        matches!(self.address, Address::Tcp { .. })
+        matches!(self.address(), Address::Tcp { .. })
+    }
+
+    fn bound(&self) -> &Arc<Bound> {
+        self.fd.get_ref()
     }
 
     /// Takes one waiting client, if there is one.
@@ -132,8 +163,8 @@ impl Listener {
     pub fn accept_now(&self) -> io::Result<Stream> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         loop {
-            match rustix::net::accept_with(self.fd.get_ref(), flags).map_err(io::Error::from) {
-                Ok(fd) if self.resets => return Ok(Stream::resetting(fd.into())),
+            match rustix::net::accept_with(&self.bound().socket, flags).map_err(io::Error::from) {
+                Ok(fd) if self.bound().resets => return Ok(Stream::resetting(fd.into())),
                 Ok(fd) => return Ok(Stream::new(fd.into(), self.is_tcp())),
                 Err(e) if is_passing(&e) => {}
                 Err(e) => return Err(e),
@@ -143,10 +174,10 @@ impl Listener {
 
     /// Whether somebody waits, as the kernel knows it. If not, [`Listener::readable`] waits anew.
     pub fn is_asked(&self) -> bool {
-        let mut fds = [PollFd::new(self.fd.get_ref(), PollFlags::IN)];
+        let mut fds = [PollFd::new(&self.bound().socket, PollFlags::IN)];
         let asked = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
         if !asked {
-            let nobody = |_: &Socket| Err(io::ErrorKind::WouldBlock.into());
+            let nobody = |_: &Arc<Bound>| Err(io::ErrorKind::WouldBlock.into());
             let _: io::Result<()> = self.fd.try_io(tokio::io::Interest::READABLE, nobody);
         }
         asked
@@ -170,7 +201,7 @@ impl Listener {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(f)
+        self.address().fmt(f)
     }
 }
 
@@ -305,6 +336,28 @@ mod tests {
         assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "the temporary name is gone");
         drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn two_threads_share_a_socket_and_the_last_one_closes_it() {
+        let dir = TempDir::new();
+        let path = dir.join("s");
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (one, two, access) = (runtime(), runtime(), open());
+        let bound = one.block_on(async { Listener::bind(&unix(&path), &access, Inherited::default()) });
+        let first = bound.unwrap().remove(0);
+        let second = two.block_on(async { first.share() }).unwrap();
+        let connect = || std::os::unix::net::UnixStream::connect(&path).unwrap();
+        for (runtime, listener) in [(&one, &first), (&two, &second), (&one, &first)] {
+            let _client = connect();
+            runtime.block_on(listener.accept()).unwrap();
+            // Both have been told of the client, and one of them is too late.
+            assert!(!first.is_asked() && !second.is_asked());
+        }
+        drop(first);
+        assert!(two.block_on(async { connect() }).peer_addr().is_ok() && path.exists());
+        drop(second);
         assert!(!path.exists());
     }
 

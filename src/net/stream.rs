@@ -34,14 +34,14 @@ impl Interest {
     pub const WRITE: Self = Self { read: false, write: true, reset: false };
 }
 
-/// Registers a socket with the reactor.
+/// Registers a socket, or one that is shared, with the reactor.
 ///
 /// # Errors
-/// Those of `epoll_ctl(2)`; the socket is closed then.
-pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+/// Those of `epoll_ctl(2)`; the socket is given up then.
+pub(super) fn register<S: AsRawFd>(socket: S) -> io::Result<AsyncFd<S>> {
     #[expect(unsafe_code, reason = "the promise that AsyncFd asks for")]
-    // SAFETY: a `Socket` owns its descriptor and always returns the same one; nothing in this module takes
-    // it out again.
+    // SAFETY: what `net` registers owns a `Socket` or a share of one. A `Socket` owns its descriptor and always
+    // returns the same one; nothing in this module takes it out again.
     let registered = unsafe { AsyncFd::register(socket) };
     Ok(registered?)
 }

@@ -121,7 +121,8 @@ impl Pool {
         }
         let deadline = ticket.deadline();
         if deadline.is_some_and(|at| at <= now) {
-            self.end(ticket, Refusal::Timeout);
+            let _ = ticket.refuse(Refusal::Timeout);
+            self.queue.withdraw(ticket);
             return None;
         }
         // An exchange that a connection has may come back to wait: it is looked at all the same.
@@ -129,17 +130,13 @@ impl Pool {
         if now < patience {
             return deadline.map_or(Some(patience), |at| Some(at.min(patience)));
         }
-        if ticket.waiting().is_some() {
-            self.end(ticket, Refusal::AcquireTimeout);
+        // Only what no connection was given is refused like this: nobody is told so who may have been served.
+        if let Some(waiting) = self.queue.withdraw(ticket) {
+            let _ = waiting.slot.refuse(Refusal::AcquireTimeout);
             return None;
         }
         // Without a deadline nothing else would end its wait if it comes back.
         deadline.or_else(|| Some(now + self.settings.acquire_timeout))
-    }
-
-    fn end(&self, ticket: &Ticket, refusal: Refusal) {
-        let _ = ticket.refuse(refusal);
-        self.queue.withdraw(ticket);
     }
 
     /// Ends the exchange because its client is gone.

@@ -1,16 +1,17 @@
 //! The queue of one upstream: bounded, first come first served, and it decides which connection gets what.
 //!
 //! A session pushes; a connection holds a [`Seat`] and takes what lands in its inbox. An exchange that ends
-//! while it waits is withdrawn by its session, so nothing here has expired. The lock is never held across
-//! an await, and no exchange is dropped under it: dropping one wakes a session.
+//! while it waits is withdrawn by its session, so nothing here has expired: one that has ended is not let in.
+//! Under the lock the lock of an exchange may be taken, never the other way round; nobody is woken under it and
+//! no exchange dropped, which wakes a session: on another thread it would run into the lock.
 
 mod roster;
 mod seat;
 mod waiting;
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -58,6 +59,29 @@ struct Inner {
     down: Option<String>,
     /// Something was pushed since the keeper last looked.
     touched: bool,
+    /// Ended, and to be dropped after the lock.
+    ended: Vec<Exchange>,
+}
+
+/// Whom to wake after the lock: mostly one.
+#[derive(Debug, Default)]
+struct Woken {
+    first: Option<Waker>,
+    others: Vec<Waker>,
+}
+
+impl Woken {
+    fn add(&mut self, waker: Option<Waker>) {
+        if self.first.is_none() {
+            self.first = waker;
+        } else {
+            self.others.extend(waker);
+        }
+    }
+
+    fn wake(self) {
+        self.first.into_iter().chain(self.others).for_each(Waker::wake);
+    }
 }
 
 /// What the keeper needs to know to decide on the next connection.
@@ -133,26 +157,33 @@ impl Queue {
             next_turn: 0,
             down: None,
             touched: false,
+            ended: Vec::new(),
         };
         Arc::new(Self { settings, inner: Mutex::new(inner), changed: Notify::new() })
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does `work` under the lock, and after it what that leads to.
+    fn locked<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = work(&mut inner);
+        let (woken, ended) = (std::mem::take(&mut inner.roster.woken), std::mem::take(&mut inner.ended));
+        drop(inner);
+        woken.wake();
+        drop(ended);
+        result
     }
 
     /// Gives `exchange` to a connection, or lets it wait for one; refuses it if too many wait or the
     /// upstream is down.
     pub fn push(&self, exchange: Exchange) {
-        let (refused, wants_more) = {
-            let mut inner = self.inner();
+        let (refused, wants_more) = self.locked(|inner| {
             inner.touched = true;
             let refused = inner.place(exchange, self.settings.max_waiting);
             let wants_more = !inner.waiting.is_empty()
                 || !inner.roster.has_slack()
                 || inner.roster.endpoints.iter().any(|e| e.open == 0);
             (refused, wants_more)
-        };
+        });
         if wants_more {
             self.changed.notify_one();
         }
@@ -161,56 +192,50 @@ impl Queue {
         }
     }
 
-    /// Takes an ended exchange out, if it still waits.
-    pub fn withdraw(&self, ticket: &Ticket) {
-        if let Some(turn) = ticket.waiting() {
-            let withdrawn = {
-                let mut inner = self.inner();
-                let withdrawn = inner.waiting.remove(turn);
-                // A connection may have been kept free for it.
-                inner.dispatch();
-                withdrawn
-            };
-            drop(withdrawn);
-        }
+    /// Takes an exchange out, if it still waits: meanwhile a connection may have been given it.
+    pub fn withdraw(&self, ticket: &Ticket) -> Option<Exchange> {
+        let turn = ticket.waiting()?;
+        self.locked(|inner| {
+            let withdrawn = inner.waiting.remove(turn);
+            // A connection may have been kept free for it.
+            inner.dispatch();
+            withdrawn
+        })
     }
 
     /// A place for a connection to `endpoint` that is being opened.
     pub fn connecting(self: &Arc<Self>, endpoint: usize) -> Connecting {
-        self.inner().roster.endpoints[endpoint].connecting += 1;
+        self.locked(|inner| inner.roster.endpoints[endpoint].connecting += 1);
         Connecting::new(self.clone(), endpoint)
     }
 
     /// Nothing is open and connecting failed with `error`: what waits and what comes is refused, until a
     /// connection joins.
     pub fn set_down(&self, error: &str) {
-        let waiting = {
-            let mut inner = self.inner();
-            if inner.roster.open() > 0 {
-                return;
-            }
-            inner.down = Some(error.into());
-            inner.waiting.drain()
-        };
-        for exchange in waiting {
+        let waiting = self.locked(|inner| {
+            let down = inner.roster.open() == 0;
+            down.then(|| {
+                inner.down = Some(error.into());
+                inner.waiting.drain()
+            })
+        });
+        for exchange in waiting.into_iter().flatten() {
             let _ = exchange.slot.refuse(Refusal::Down(error.into()));
         }
     }
 
     /// What the keeper needs to know now.
     pub fn demand(&self) -> Demand {
-        let mut inner = self.inner();
-        let roster = &inner.roster;
-        Demand {
-            wanting: inner.waiting.count(false)
-                + inner.waiting.count(true).min(roster.uploads_left())
+        self.locked(|Inner { roster, waiting, down, touched, .. }| Demand {
+            wanting: waiting.count(false)
+                + waiting.count(true).min(roster.uploads_left())
                 + roster.overload(),
             endpoints: roster.endpoints.iter().map(EndpointDemand::of).collect(),
             open: roster.open(),
             connecting: roster.connecting(),
-            down: inner.down.is_some(),
-            touched: std::mem::take(&mut inner.touched),
-        }
+            down: down.is_some(),
+            touched: std::mem::take(touched),
+        })
     }
 
     /// Completes when [`Queue::demand`] may have changed. Cancel-safe; for one waiter.
@@ -220,32 +245,32 @@ impl Queue {
 
     /// Figures for metrics.
     pub fn figures(&self) -> Figures {
-        let now = Instant::now();
-        let inner = self.inner();
-        let mut figures = Figures {
-            waiting: inner.waiting.len(),
-            oldest_wait: inner.waiting.oldest_wait(now),
-            connecting: inner.roster.connecting(),
-            ..Figures::default()
-        };
-        for (_, member) in &inner.roster.members {
-            match (member.standing, member.in_flight) {
-                (Standing::Retiring, _) => figures.retiring += 1,
-                (Standing::Open | Standing::Resting, 0) => figures.idle += 1,
-                (Standing::Open | Standing::Resting, _) => figures.busy += 1,
+        self.locked(|Inner { roster, waiting, .. }| {
+            let mut figures = Figures {
+                waiting: waiting.len(),
+                oldest_wait: waiting.oldest_wait(Instant::now()),
+                connecting: roster.connecting(),
+                ..Figures::default()
+            };
+            for (_, member) in &roster.members {
+                match (member.standing, member.in_flight) {
+                    (Standing::Retiring, _) => figures.retiring += 1,
+                    (Standing::Open | Standing::Resting, 0) => figures.idle += 1,
+                    (Standing::Open | Standing::Resting, _) => figures.busy += 1,
+                }
             }
-        }
-        figures
+            figures
+        })
     }
 
     /// Whether the last attempt to reach each endpoint succeeded.
     pub fn endpoints_up(&self) -> Vec<bool> {
-        self.inner().roster.endpoints.iter().map(|e| !e.unreachable).collect()
+        self.locked(|inner| inner.roster.endpoints.iter().map(|e| !e.unreachable).collect())
     }
 
     /// The last attempt to reach `endpoint` failed.
     pub fn set_unreachable(&self, endpoint: usize) {
-        self.inner().roster.endpoints[endpoint].unreachable = true;
+        self.locked(|inner| inner.roster.endpoints[endpoint].unreachable = true);
     }
 }
 
@@ -268,17 +293,15 @@ impl Inner {
         if self.waiting.len() >= max_waiting {
             return Some((exchange, Refusal::QueueFull));
         }
-        self.waiting.insert(exchange);
-        self.dispatch();
+        self.put_back([exchange]);
         None
     }
 
-    /// Exchanges that a connection was given and has not begun wait again, each at its old turn. What ended
-    /// meanwhile has nobody to withdraw it any more.
-    fn put_back(&mut self, exchanges: VecDeque<Exchange>) {
-        for exchange in exchanges.into_iter().filter(|e| !e.slot.is_ended()) {
-            self.waiting.insert(exchange);
-        }
+    /// Exchanges that no connection has begun wait, each at its turn. What ended meanwhile has nobody to
+    /// withdraw it any more.
+    fn put_back(&mut self, exchanges: impl IntoIterator<Item = Exchange>) {
+        let ended = exchanges.into_iter().filter_map(|exchange| self.waiting.insert(exchange));
+        self.ended.extend(ended);
         self.dispatch();
     }
 
@@ -308,5 +331,7 @@ impl Inner {
     }
 }
 
+#[cfg(test)]
+mod stress;
 #[cfg(test)]
 mod tests;

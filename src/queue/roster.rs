@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use super::Settings;
+use super::{Settings, Woken};
 use crate::exchange::Exchange;
 
 /// Failures in a row after which an endpoint gets one exchange at a time, as long as others are better.
@@ -97,6 +97,8 @@ pub(super) struct Roster {
     /// The endpoint that wins the next tie.
     turn: usize,
     clock: u64,
+    /// Whom to wake after the lock.
+    pub(super) woken: Woken,
 }
 
 impl Roster {
@@ -110,6 +112,7 @@ impl Roster {
             reserved: None,
             turn: 0,
             clock: 0,
+            woken: Woken::default(),
         }
     }
 
@@ -193,7 +196,7 @@ impl Roster {
         self.endpoints[member.endpoint].in_flight += 1;
         self.turn = (member.endpoint + 1) % self.endpoints.len();
         member.inbox.push_back(exchange);
-        member.wake();
+        self.woken.add(member.waker.take());
     }
 
     pub(super) fn done(&mut self, key: usize, verdict: Verdict) {
@@ -281,7 +284,7 @@ impl Roster {
             }
             if member.hold == Hold::Stuck {
                 member.hold = Hold::GivesWay;
-                member.wake();
+                self.woken.add(member.waker.take());
             }
         }
     }
@@ -290,12 +293,6 @@ impl Roster {
 impl Member {
     fn takes(&self, room: usize) -> bool {
         self.in_flight < room && self.standing == Standing::Open && !self.uploading
-    }
-
-    pub(super) fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
     }
 }
 

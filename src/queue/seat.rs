@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::roster::{Hold, Standing};
-use super::{Queue, Verdict};
+use super::{Inner, Queue, Verdict};
 use crate::exchange::Exchange;
 
 /// A place for a connection that is being opened. Dropped, it is free again.
@@ -23,21 +23,20 @@ impl Connecting {
     /// The connection stands: it takes part from now on.
     pub fn join(self) -> Seat {
         let queue = self.queue.clone();
-        let key = {
-            let mut inner = queue.inner();
+        let key = queue.locked(|inner| {
             inner.down = None;
             inner.roster.join(self.endpoint)
-        };
+        });
         // Frees the place of the connecting socket before the new seat is filled: counted once, not twice.
         drop(self);
-        queue.inner().dispatch();
+        queue.locked(Inner::dispatch);
         Seat { queue, key }
     }
 }
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        self.queue.inner().roster.endpoints[self.endpoint].connecting -= 1;
+        self.queue.locked(|inner| inner.roster.endpoints[self.endpoint].connecting -= 1);
         self.queue.changed.notify_one();
     }
 }
@@ -53,84 +52,86 @@ pub struct Seat {
 impl Seat {
     /// Completes when there is something to take or the connection is to give way.
     pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut inner = self.queue.inner();
-        let member = &mut inner.roster.members[self.key];
-        if !member.inbox.is_empty() || member.hold == Hold::GivesWay {
-            return Poll::Ready(());
-        }
-        if !member.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            member.waker = Some(cx.waker().clone());
-        }
-        Poll::Pending
+        self.queue.locked(|inner| {
+            let member = &mut inner.roster.members[self.key];
+            if !member.inbox.is_empty() || member.hold == Hold::GivesWay {
+                return Poll::Ready(());
+            }
+            if !member.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                member.waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
     }
 
     /// Whether there is something to take.
     pub fn has_work(&self) -> bool {
-        !self.queue.inner().roster.members[self.key].inbox.is_empty()
+        self.queue.locked(|inner| !inner.roster.members[self.key].inbox.is_empty())
     }
 
     /// The next exchange. [`Seat::done`] must follow.
     pub fn take(&self) -> Option<Exchange> {
-        self.queue.inner().roster.members[self.key].inbox.pop_front()
+        self.queue.locked(|inner| inner.roster.members[self.key].inbox.pop_front())
     }
 
     /// One exchange is over: its room is free.
     pub fn done(&self, verdict: Verdict) {
-        let mut inner = self.queue.inner();
-        inner.roster.done(self.key, verdict);
-        inner.dispatch();
+        self.queue.locked(|inner| {
+            inner.roster.done(self.key, verdict);
+            inner.dispatch();
+        });
     }
 
     /// The last part of a request is on its way, or will never be: the room beside it is free again.
     pub fn uploaded(&self) {
-        let mut inner = self.queue.inner();
-        inner.roster.uploaded(self.key);
-        inner.dispatch();
-        drop(inner);
+        self.queue.locked(|inner| {
+            inner.roster.uploaded(self.key);
+            inner.dispatch();
+        });
         self.queue.changed.notify_one();
     }
 
     /// Takes nothing until told otherwise; what it was given and has not begun goes back.
     pub fn rest(&self, resting: bool) {
-        let mut inner = self.queue.inner();
-        let member = &mut inner.roster.members[self.key];
-        match (resting, member.standing) {
-            (true, Standing::Open) => member.standing = Standing::Resting,
-            (false, Standing::Resting) => member.standing = Standing::Open,
-            _ => {}
-        }
-        let inbox = if resting { inner.roster.take_back(self.key) } else { VecDeque::new() };
-        inner.put_back(inbox);
-        drop(inner);
+        self.queue.locked(|inner| {
+            let member = &mut inner.roster.members[self.key];
+            match (resting, member.standing) {
+                (true, Standing::Open) => member.standing = Standing::Resting,
+                (false, Standing::Resting) => member.standing = Standing::Open,
+                _ => {}
+            }
+            let inbox = if resting { inner.roster.take_back(self.key) } else { VecDeque::new() };
+            inner.put_back(inbox);
+        });
         self.queue.changed.notify_one();
     }
 
     /// Everything this connection has room for is owed to nobody, or no longer is.
     pub fn set_stuck(&self, stuck: bool) {
-        let mut inner = self.queue.inner();
-        inner.roster.members[self.key].hold = if stuck { Hold::Stuck } else { Hold::Useful };
-        inner.dispatch();
+        self.queue.locked(|inner| {
+            inner.roster.members[self.key].hold = if stuck { Hold::Stuck } else { Hold::Useful };
+            inner.dispatch();
+        });
     }
 
     /// Whether a stuck connection is to close because others wait.
     pub fn gives_way(&self) -> bool {
-        self.queue.inner().roster.members[self.key].hold == Hold::GivesWay
+        self.queue.locked(|inner| inner.roster.members[self.key].hold == Hold::GivesWay)
     }
 
     /// Takes nothing new any more. The keeper may open another connection meanwhile.
     pub fn retire(&self) {
-        let mut inner = self.queue.inner();
-        let inbox = inner.roster.retire(self.key);
-        inner.put_back(inbox);
-        drop(inner);
+        self.queue.locked(|inner| {
+            let inbox = inner.roster.retire(self.key);
+            inner.put_back(inbox);
+        });
         self.queue.changed.notify_one();
     }
 
     /// Retires an idle connection if the pool stays at its floor without it, and nothing has landed in the
     /// inbox meanwhile.
     pub fn retire_if_spare(&self) -> bool {
-        let spare = {
-            let mut inner = self.queue.inner();
+        let spare = self.queue.locked(|inner| {
             let spare = inner.roster.members[self.key].in_flight == 0
                 && inner.roster.open() > self.queue.settings.min_connections;
             if spare {
@@ -138,7 +139,7 @@ impl Seat {
                 debug_assert!(inbox.is_empty());
             }
             spare
-        };
+        });
         if spare {
             self.queue.changed.notify_one();
         }
@@ -148,10 +149,10 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut inner = self.queue.inner();
-        let inbox: VecDeque<Exchange> = inner.roster.leave(self.key);
-        inner.put_back(inbox);
-        drop(inner);
+        self.queue.locked(|inner| {
+            let inbox = inner.roster.leave(self.key);
+            inner.put_back(inbox);
+        });
         self.queue.changed.notify_one();
     }
 }

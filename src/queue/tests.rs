@@ -293,7 +293,7 @@ proptest! {
                 Step::Rest(seat, rest) if there(seat) => { rig.seats[seat].0.rest(rest); resting[seat] = rest; }
                 _ => {}
             }
-            let inner = rig.queue.inner();
+            let inner = rig.queue.inner.lock().unwrap();
             let mut in_flight = [0; 2];
             for (_, member) in &inner.roster.members {
                 prop_assert!(member.in_flight <= room);

@@ -39,24 +39,29 @@ impl Waiting {
         if in_parts { &mut self.in_parts } else { &mut self.whole }
     }
 
-    pub(super) fn insert(&mut self, exchange: Exchange) {
+    /// Gives it back if it has ended.
+    #[must_use]
+    pub(super) fn insert(&mut self, exchange: Exchange) -> Option<Exchange> {
         let turn = exchange.turn;
-        exchange.slot.set_waiting(Some(turn));
+        if !exchange.slot.begin_waiting(turn) {
+            return Some(exchange);
+        }
         let kind = self.kind(exchange.is_in_parts());
         kind.insert(turn, Entry { since: Instant::now(), exchange });
+        None
     }
 
     /// Takes out the one whose turn this is.
     pub(super) fn remove(&mut self, turn: u64) -> Option<Exchange> {
         let entry = self.whole.remove(&turn).or_else(|| self.in_parts.remove(&turn))?;
-        entry.exchange.slot.set_waiting(None);
+        entry.exchange.slot.end_waiting();
         Some(entry.exchange)
     }
 
     /// Takes out the first of one kind.
     pub(super) fn pop(&mut self, in_parts: bool) -> Option<Exchange> {
         let (_, entry) = self.kind(in_parts).pop_first()?;
-        entry.exchange.slot.set_waiting(None);
+        entry.exchange.slot.end_waiting();
         Some(entry.exchange)
     }
 

@@ -27,7 +27,7 @@ const BACKLOG: Duration = Duration::from_secs(1);
 
 impl Session {
     pub(super) fn keep_time(&mut self, now: Instant) -> Result<(), End> {
-        if self.front.phase() == Phase::Stopped {
+        if self.front.look() == Phase::Stopped {
             return Err(End::Gone);
         }
         if self.expiry.is_none_or(|at| at <= now) {

@@ -84,15 +84,16 @@ impl Session {
     pub(super) fn pass_on(&mut self, bytes: Bytes, last: bool) {
         let Some(upload) = &self.upload else { return };
         self.input.take_part(bytes.len());
-        upload.sender.send(bytes);
         if !last {
-            return;
+            return upload.sender.send(bytes);
         }
+        // First the deadline, and then the last part and the end as one: with the last part on its way the reply
+        // may be here at once.
         if let Some(ticket) = self.incomplete() {
             self.shared.pool.request_is_whole(ticket);
         }
         if let Some(upload) = self.upload.take() {
-            upload.sender.finish();
+            upload.sender.finish(bytes);
         }
         self.input.take_charge();
         self.reading_since = Instant::now();

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{End, Outstanding, Session};
 use crate::exchange::{Answer, Ticket};
-use crate::lifecycle::{Alarm, Phase};
+use crate::lifecycle::Alarm;
 use crate::protocol::Id;
 use crate::wire::Interest;
 
@@ -19,24 +19,24 @@ const FEW: u64 = 8;
 /// What a session waits for, as it was when the wait began.
 #[derive(Clone, Copy)]
 struct Wait {
-    /// The upload is full.
+    /// The upload was full.
     for_room: bool,
     /// `None` while the socket is not watched.
     interest: Option<Interest>,
     deadline: Option<Instant>,
-    next_phase: Phase,
 }
 
 impl Session {
     pub(super) async fn wait(&mut self, mut alarm: Pin<&mut Alarm>) -> Result<(), End> {
+        // Asked once and first: another thread may make room at any time, and then somebody must hear of it.
+        let for_room = self.upload.as_ref().is_some_and(|upload| !upload.has_room());
         let unwatched = self.unwatched_until().filter(|until| *until > self.now);
         let times = [self.expiry, self.write_deadline(), self.read_deadline(), self.next_look, unwatched];
         let deadline = times.into_iter().flatten().min();
         let read = self.wants_input();
         let watched = Interest { read, write: !self.output.is_empty(), reset: !read };
         let interest = unwatched.is_none().then_some(watched);
-        let for_room = self.upload.as_ref().is_some_and(|upload| !upload.has_room());
-        let wait = Wait { for_room, interest, deadline, next_phase: self.front.phase().next() };
+        let wait = Wait { for_room, interest, deadline };
         poll_fn(|cx| self.poll_event(cx, alarm.as_mut(), wait)).await
     }
 
@@ -70,7 +70,7 @@ impl Session {
         let more = self.download.as_ref().map(|download| download.rest.poll_more(cx, &self.output));
         let is_due = more.is_some_and(|more| more.is_ready())
             || alarm.poll_reached(cx, wait.deadline).is_ready()
-            || self.front.poll_reached(cx, wait.next_phase).is_ready();
+            || self.front.poll_moved(cx).is_ready();
         if is_due { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 

@@ -105,12 +105,30 @@ impl Pipe {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self, end: End) {
+    fn end(&self, end: End, last: Bytes) {
         let mut state = self.state();
+        self.push(&mut state, last);
         state.end.get_or_insert(end);
         let receiver = state.receiver.take();
         drop(state);
         wake(receiver);
+    }
+
+    fn push(&self, state: &mut State, bytes: Bytes) {
+        if state.unwanted || bytes.is_empty() {
+            return;
+        }
+        state.held += bytes.len();
+        state.full |= state.held >= self.capacity;
+        if bytes.len() < COPY_BELOW {
+            state.tail.extend_from_slice(&bytes);
+            if state.tail.len() >= PART {
+                state.close_tail();
+            }
+        } else {
+            state.close_tail();
+            state.parts.push_back(bytes);
+        }
     }
 }
 
@@ -140,28 +158,15 @@ impl Sender {
     /// Passes `bytes` on, the next ones of the message.
     pub fn send(&self, bytes: Bytes) {
         let mut state = self.0.state();
-        if state.unwanted || bytes.is_empty() {
-            return;
-        }
-        state.held += bytes.len();
-        state.full |= state.held >= self.0.capacity;
-        if bytes.len() < COPY_BELOW {
-            state.tail.extend_from_slice(&bytes);
-            if state.tail.len() >= PART {
-                state.close_tail();
-            }
-        } else {
-            state.close_tail();
-            state.parts.push_back(bytes);
-        }
+        self.0.push(&mut state, bytes);
         let receiver = state.receiver.take();
         drop(state);
         wake(receiver);
     }
 
-    /// The message is whole.
-    pub fn finish(self) {
-        self.0.end(End::Whole);
+    /// Passes the last bytes on, and that the message is whole with them: never the one without the other.
+    pub fn finish(self, last: Bytes) {
+        self.0.end(End::Whole, last);
     }
 
     /// Completes when another part may be sent.
@@ -177,7 +182,7 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        self.0.end(End::Cut);
+        self.0.end(End::Cut, Bytes::new());
     }
 }
 
@@ -311,10 +316,10 @@ mod tests {
         sender.send(bytes(COPY_BELOW));
         sender.send(Bytes::from_static(b"ef"));
         assert_eq!(parts.held(), COPY_BELOW + 6);
-        sender.finish();
+        sender.finish(Bytes::from_static(b"gh"));
         assert_eq!(parts.next(), Next::Part(Bytes::from_static(b"abcd")));
         assert_eq!(parts.next(), Next::Part(bytes(COPY_BELOW)));
-        assert_eq!(parts.next(), Next::Part(Bytes::from_static(b"ef")));
+        assert_eq!(parts.next(), Next::Part(Bytes::from_static(b"efgh")));
         assert_eq!((parts.next(), parts.next(), parts.held()), (Next::Whole, Next::Whole, 0));
     }
 
@@ -358,6 +363,26 @@ mod tests {
         assert!(has_room(&sender));
     }
 
+    #[test]
+    fn whoever_has_the_last_byte_has_the_end() {
+        for _ in 0..2000 {
+            let (sender, parts) = pipe(CAPACITY, Charge::none());
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    sender.send(bytes(10));
+                    sender.finish(bytes(10));
+                });
+                let mut left = 20;
+                while left > 0 {
+                    if let Next::Part(part) = parts.next() {
+                        left -= part.len();
+                    }
+                }
+                assert_eq!(parts.next(), Next::Whole);
+            });
+        }
+    }
+
     #[tokio::test]
     async fn each_end_wakes_the_other() {
         let (sender, parts) = pipe(CAPACITY, Charge::none());
@@ -376,7 +401,7 @@ mod tests {
             poll_fn(|cx| sender.poll_room(cx)).await;
             sender.send(bytes(1000));
         }
-        sender.finish();
+        sender.finish(Bytes::new());
         assert_eq!(receiving.await.unwrap(), (100_000, Next::Whole));
     }
 }

@@ -1,8 +1,10 @@
 //! The real binary, started from a configuration and observed from outside.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +24,8 @@ pub(crate) struct Plan {
     level: String,
     global: String,
     upstream: String,
+    /// Tables of further upstreams.
+    others: String,
     fd_limit: Option<u32>,
 }
 
@@ -30,7 +34,8 @@ impl Plan {
     pub(crate) fn without_protocol(mode: &str, endpoint: &str) -> Self {
         let listen = "127.0.0.1:0".to_owned();
         let level = "debug".to_owned();
-        Self { listen, level, global: String::new(), upstream: String::new(), fd_limit: None }
+        let [global, upstream, others] = [const { String::new() }; 3];
+        Self { listen, level, global, upstream, others, fd_limit: None }
             .global("log.format", "\"json\"")
             .set("endpoints", &format!("[{endpoint:?}]"))
             .set("pool.mode", &format!("{mode:?}"))
@@ -102,6 +107,18 @@ impl Plan {
         self
     }
 
+    /// Adds a further upstream: that of another plan, under a name of its own.
+    pub(crate) fn beside(mut self, name: &str, other: &Self) -> Self {
+        let Self { listen, upstream, .. } = other;
+        write!(self.others, "\n[upstreams.{name}]\nlisten = {listen:?}\n{upstream}").unwrap();
+        self
+    }
+
+    /// Runs on so many threads.
+    pub(crate) fn workers(self, count: usize) -> Self {
+        self.global("limits.workers", &count.to_string())
+    }
+
     /// Adds a key of the top level.
     pub(crate) fn global(mut self, key: &str, value: &str) -> Self {
         writeln!(self.global, "{key} = {value}").unwrap();
@@ -122,13 +139,18 @@ impl Plan {
     }
 
     /// Starts the daemon and waits until it listens.
-    pub(crate) fn start(self) -> Daemon {
+    pub(crate) fn start(mut self) -> Daemon {
+        let workers =
+            std::env::var("WARMLINE_WORKERS").ok().filter(|_| !self.global.contains("limits.workers"));
+        if let Some(workers) = workers {
+            self = self.global("limits.workers", &workers);
+        }
         let folder = Folder::new();
         let file = folder.path().join("warmline.toml");
         let admin = format!("unix:{}", folder.path().join("admin.sock").display());
         let text = format!(
-            "{}log.level = {:?}\nadmin.listen = {admin:?}\n\n[upstreams.{UPSTREAM}]\nlisten = {:?}\n{}",
-            self.global, self.level, self.listen, self.upstream
+            "{}log.level = {:?}\nadmin.listen = {admin:?}\n\n[upstreams.{UPSTREAM}]\nlisten = {:?}\n{}{}",
+            self.global, self.level, self.listen, self.upstream, self.others
         );
         std::fs::write(&file, text).unwrap();
         let binary = env!("CARGO_BIN_EXE_warmline");
@@ -154,7 +176,7 @@ impl Plan {
         daemon.address = eventually("listening", || {
             let exited = daemon.child.try_wait().unwrap();
             assert_eq!(exited, None, "the daemon ended: {}", daemon.log_text());
-            daemon.events("listening").iter().find_map(|event| Some(event["address"].as_str()?.to_owned()))
+            daemon.address_of(UPSTREAM)
         });
         daemon
     }
@@ -189,13 +211,19 @@ impl Daemon {
         String::from_utf8_lossy(&self.log().join(&b'\n')).into_owned()
     }
 
-    /// The fields of all log lines of the upstream that say `message`.
-    fn events(&self, message: &str) -> Vec<Value> {
+    /// Where clients of an upstream connect, once it listens.
+    pub(crate) fn address_of(&self, upstream: &str) -> Option<String> {
+        let listening = self.events("listening", upstream);
+        listening.iter().find_map(|event| Some(event["address"].as_str()?.to_owned()))
+    }
+
+    /// The fields of all log lines of an upstream that say `message`.
+    fn events(&self, message: &str, upstream: &str) -> Vec<Value> {
         let lines = self.log();
         let values = lines.iter().filter_map(|line| serde_json::from_slice::<Value>(line).ok());
         let fields =
             values.map(|mut line| if line["fields"].is_object() { line["fields"].take() } else { line });
-        fields.filter(|fields| fields["message"] == message && fields["upstream"] == UPSTREAM).collect()
+        fields.filter(|fields| fields["message"] == message && fields["upstream"] == upstream).collect()
     }
 
     /// Status and body of an answer of the admin endpoint; status 0 if it gave none.
@@ -266,6 +294,25 @@ impl Daemon {
             last = now;
             (same >= 12).then_some(())
         });
+    }
+
+    /// Its threads.
+    pub(crate) fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()
+    }
+
+    /// How many file descriptors the reactor of each thread knows.
+    pub(crate) fn known_to_reactors(&self) -> Vec<usize> {
+        let proc = format!("/proc/{}", self.pid());
+        let fds = std::fs::read_dir(format!("{proc}/fd")).unwrap().flatten();
+        let is_reactor = |path: &Path| {
+            std::fs::read_link(path).is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]")
+        };
+        let mut fds = fds.filter(|fd| is_reactor(&fd.path())).map(|fd| fd.file_name()).collect::<Vec<_>>();
+        fds.sort();
+        let info =
+            |fd: &OsString| std::fs::read_to_string(format!("{proc}/fdinfo/{}", fd.display())).unwrap();
+        fds.iter().map(|fd| info(fd).matches("tfd:").count()).collect()
     }
 
     /// File descriptors it holds.

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 pub(crate) use client::{Answer, Asked, Client, call, call_until_served, is_refused};
 pub(crate) use daemon::{Daemon, Plan, UPSTREAM};
 pub(crate) use message::{Message, Request, Wire, flags};
-pub(crate) use peers::{Load, Server};
+pub(crate) use peers::{Load, Server, Totals};
 pub(crate) use protocols::{PROTOCOLS, Protocol, in_each_protocol, in_protocol};
 
 /// When waiting is given up: a bound for broken code, far above what working code takes.

@@ -16,6 +16,8 @@ use crate::upstream::Upstream;
 pub(crate) struct Shape {
     /// Cells that happen at the same time.
     pub(crate) width: usize,
+    /// Threads of the daemon.
+    pub(crate) workers: usize,
     /// Keys of the upstream that are not the matrix' own.
     pub(crate) settings: Vec<(&'static str, String)>,
     /// Further clients, as arguments of `rig load`.
@@ -27,7 +29,8 @@ pub(crate) struct Shape {
 
 impl Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "in waves of {}, {:?}, load {:?}", self.width, self.settings, self.load)
+        let Self { width, workers, settings, load, .. } = self;
+        write!(f, "in waves of {width}, workers {workers}, {settings:?}, load {load:?}")
     }
 }
 
@@ -68,6 +71,7 @@ impl Block {
         let mut plan = protocol
             .plan(&upstream.address)
             .level("info")
+            .workers(shape.workers)
             .global("limits.max_clients", "512")
             .global("limits.memory", &format!("{memory:?}"))
             .set(protocol.max_message(), &format!("{message:?}"))

@@ -98,6 +98,7 @@ fn draw(seed: u64, number: u64) -> Job {
     cells.truncate(if fault.is_slow() { 12 } else { rng.usize(16..=256) });
     let shape = Shape {
         width: rng.usize(1..=96),
+        workers: [1, 2, 2, 4][rng.usize(..4)],
         settings: settings(&mut rng, &protocol, &fault),
         load: load(&mut rng, &protocol, &fault),
         cells,

@@ -78,14 +78,15 @@ fn run(Job { name, protocol, fault, shape }: Job) -> Option<Tally> {
     tally
 }
 
-/// All blocks; those that take longest begin.
+/// All blocks, in turns with one thread and with two; those that take longest begin.
 fn matrix() -> Vec<Job> {
     let all = FAULTS.iter().flat_map(|fault| PROTOCOLS.iter().map(move |protocol| (*protocol, *fault)));
-    let job = |(protocol, fault): (Protocol, Fault)| Job {
+    let job = |(number, (protocol, fault)): (usize, (Protocol, Fault))| Job {
         name: format!("{} × {}", protocol.name, fault.name),
         protocol,
         fault,
         shape: Shape {
+            workers: 1 + number % 2,
             // What happens to the whole server costs more time than clients do.
             width: if fault.event == Event::Asked { 64 } else { 128 },
             settings: Vec::new(),
@@ -94,7 +95,8 @@ fn matrix() -> Vec<Job> {
             first_place: 0,
         },
     };
-    let mut jobs = all.filter(|(protocol, fault)| fault.fits(protocol)).map(job).collect::<Vec<_>>();
+    let fitting = all.filter(|(protocol, fault)| fault.fits(protocol));
+    let mut jobs = fitting.enumerate().map(job).collect::<Vec<_>>();
     jobs.sort_by_key(|job| !job.fault.hangs() && !job.fault.is_slow());
     jobs
 }

@@ -11,6 +11,7 @@ const TEXTS: usize = 8;
 pub(crate) struct Ledger {
     accepted: u64,
     open: u64,
+    /// Connections that the peer had at a time, at most.
     max_open: u64,
     ended_fin: u64,
     ended_rst: u64,
@@ -40,10 +41,11 @@ pub(crate) enum Ended {
 }
 
 impl Ledger {
-    pub(crate) fn opened(&mut self) {
+    /// A connection was accepted; the peer has not closed so many, this one included.
+    pub(crate) fn opened(&mut self, held_by_peer: u64) {
         self.accepted += 1;
         self.open += 1;
-        self.max_open = self.max_open.max(self.open);
+        self.max_open = self.max_open.max(held_by_peer);
     }
 
     pub(crate) fn closed(&mut self, ended: Ended, truncated: bool) {

@@ -191,8 +191,13 @@ impl Rig {
 
     fn welcome(self: Arc<Self>, number: u64, stream: Stream) -> io::Result<()> {
         let peer = Arc::new(Peer { stream, writing: Mutex::default(), ending: AtomicU8::new(NOT_ENDING) });
-        self.ledger().opened();
-        lock(&self.peers).insert(number, peer.clone());
+        let held_by_peer = {
+            let mut peers = lock(&self.peers);
+            peers.insert(number, peer.clone());
+            // Whoever has not closed by now was there when this one was accepted.
+            peers.values().filter(|peer| peer.stream.is_held_by_peer()).count()
+        };
+        self.ledger().opened(held_by_peer as u64);
         let behaviour = lock(&self.on_connect).clone();
         let thread = std::thread::Builder::new().stack_size(256 << 10);
         thread.spawn(move || {
