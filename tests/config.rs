@@ -191,6 +191,22 @@ fn flags_are_refused_like_the_file_they_stand_for() {
     assert_eq!(output.status.code(), Some(64));
 }
 
+#[test]
+fn a_file_may_hold_a_thousand_upstreams() {
+    let file = |count: u16| {
+        let upstream = |n| {
+            format!(
+                "[upstreams.u{n}]\nlisten = \"127.0.0.1:{}\"\nendpoints = [\"h:1\"]\nprotocol = \"line\"\n",
+                10_000 + n
+            )
+        };
+        Plan::new(&Source::new("many.toml", (0..count).map(upstream).collect::<String>()))
+    };
+    assert_eq!(file(1000).unwrap().upstreams.len(), 1000);
+    let errors = file(1001).unwrap_err();
+    assert!(errors[0].render(false).contains("1001 upstreams are too many"), "{}", errors[0].render(false));
+}
+
 /// A directory of the test `name`, empty.
 fn tempdir(name: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("config").join(name);

@@ -14,7 +14,7 @@ use super::units::{Count, Text};
 use super::{file, upstream, words};
 use crate::events::log::{self, Format};
 
-const MAX_UPSTREAMS: usize = 256;
+const MAX_UPSTREAMS: usize = 1000;
 /// The most that `max_clients` may be, here and in an upstream.
 pub(super) const MAX_CLIENTS: usize = 1_000_000;
 /// Threads beyond so many only get in each other's way.

@@ -25,25 +25,36 @@ DEBIAN = {
     "ip": ["iproute2"],
 }
 OPTIONAL = {"haproxy", "nginx", "strace"}
+PEERS = {"haproxy", "nginx"}
 NGINX_STREAM = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
 def programs():
     """Where each program is; peers that are missing are not in it."""
-    debian()
+    debian(DEBIAN)
     found = {name: shutil.which(name) for name in ("haproxy", "nginx", "strace")}
     if not NGINX_STREAM.exists():
         found["nginx"] = None
     found["envoy"] = envoy()
-    found |= build(ROOT, ["warmline"]) | build(HERE, ["floor", "hold", "load", "upstream"])
+    found |= built()
     for name in sorted(name for name, path in found.items() if not path):
         say(f"{name} cannot be installed here and is left out")
     return {name: path for name, path in found.items() if path}
 
 
-def debian():
-    missing = {package for command, packages in DEBIAN.items() if not shutil.which(command) for package in packages}
-    if not NGINX_STREAM.exists():
+def tools():
+    """Only what is built here, and what starts it."""
+    debian({command: packages for command, packages in DEBIAN.items() if command not in PEERS})
+    return built()
+
+
+def built():
+    return build(ROOT, ["warmline"]) | build(HERE, ["floor", "hold", "load", "upstream"])
+
+
+def debian(wanted):
+    missing = {package for command, packages in wanted.items() if not shutil.which(command) for package in packages}
+    if "nginx" in wanted and not NGINX_STREAM.exists():
         missing |= set(DEBIAN["nginx"])
     if not missing:
         return
@@ -53,7 +64,7 @@ def debian():
         subprocess.run(["apt-get", "-qq", *command], env=quiet, stdout=subprocess.DEVNULL, timeout=600, check=False)
     needed = [command for command in DEBIAN if command not in OPTIONAL and not shutil.which(command)]
     if needed:
-        raise SystemExit(f"benches/compare/run needs {', '.join(needed)}")
+        raise SystemExit(f"benches/compare needs {', '.join(needed)}")
 
 
 def envoy():

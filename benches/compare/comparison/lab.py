@@ -72,21 +72,33 @@ class Lab:
 
     def start_proxy(self, contender, case):
         """Starts `contender` for `case` and waits until a request comes back. None without a proxy."""
-        self.address = f"unix:{self.dir}/proxy.sock" if case.unix else LISTEN
+        self.addresses = [f"unix:{self.dir}/proxy.sock" if case.unix else LISTEN]
         if contender.program is None:
-            self.address = UPSTREAM
+            self.addresses = [UPSTREAM]
         proxy = self.start(PROXY_CORE, self._command(contender, case)) if contender.program else None
+        self._wait_for_reply(contender.name, proxy, case)
+        return proxy
+
+    def start_warmline(self, config, addresses, case):
+        """Starts warmline with the text of a configuration that listens on `addresses`."""
+        self.addresses = addresses
+        path = self.dir / "warmline.toml"
+        path.write_text(config)
+        proxy = self.start(PROXY_CORE, [self.programs["warmline"], "run", "--config", path])
+        self._wait_for_reply("warmline", proxy, case)
+        return proxy
+
+    def _wait_for_reply(self, name, proxy, case):
         end = time.monotonic() + READY_WITHIN
         while self.load(case, requests=1, seconds=1)["right"] != 1:
             if time.monotonic() > end or (proxy and proxy.poll() is not None):
-                raise Failed(f"{contender.name} does not answer: {self.errors()}")
+                raise Failed(f"{name} does not answer: {self.errors()}")
             time.sleep(0.05)
-        return proxy
 
     def _command(self, contender, case):
         speaks = contender.speaks or case.protocol
         protocol, layout = LAYOUTS[speaks]
-        values = {"program": self.programs[contender.program], "dir": self.dir, "listen": self.address,
+        values = {"program": self.programs[contender.program], "dir": self.dir, "listen": self.addresses[0],
                   "upstream": UPSTREAM, "clients": most_clients(), "speaks": speaks, "protocol": protocol, "layout": layout, **contender.values}
         for name in ("listen", "upstream"):
             values[f"{name}_host"], _, values[f"{name}_port"] = values[name].rpartition(":")
@@ -95,10 +107,11 @@ class Lab:
             values["config"].write_text(Template((CONFIGS / template).read_text()).substitute(values))
         return Template(PROGRAMS[contender.program][0]).substitute(values).split()
 
-    def load(self, case, requests, rate=0, seconds=60):
-        """Runs the load of `case`, and returns its report."""
+    def load(self, case, requests, rate=0, seconds=60, in_flight=32, everywhere=False):
+        """Runs the load of `case`, and returns its report. On the first address, or in turns on all of them."""
+        to = [word for address in self.addresses[:None if everywhere else 1] for word in ("--to", address)]
         process = self.start(OTHER_CORE, [
-            self.programs["load"], "--to", self.address, "--protocol", case.protocol, "--requests", requests,
+            self.programs["load"], *to, "--protocol", case.protocol, "--requests", requests, "--in-flight", in_flight,
             "--per-connection", case.per_connection, "--rate", rate, "--seconds", seconds])
         report = process.communicate(timeout=seconds + 10)[0]
         self.started.remove(process)
@@ -109,7 +122,7 @@ class Lab:
     def hold(self, case, clients):
         """Connects so many clients that do nothing; `ask` lets each make a request."""
         process = self.start(OTHER_CORE, [
-            self.programs["hold"], "--to", self.address, "--protocol", case.protocol, "--clients", clients])
+            self.programs["hold"], "--to", self.addresses[0], "--protocol", case.protocol, "--clients", clients])
         self.read(process)
         return process
 
@@ -133,7 +146,8 @@ class Lab:
     def time_wait(self):
         """Sockets in TIME_WAIT by side: the clients', the proxy's towards them, those between proxy and server."""
         sides = {"client": 0, "proxy": 0, "upstream": 0}
-        port = None if self.address.startswith("unix:") else f"{int(self.address.rpartition(':')[2]):04X}"
+        address = self.addresses[0]
+        port = None if address.startswith("unix:") else f"{int(address.rpartition(':')[2]):04X}"
         for line in Path(f"/proc/{self.upstream.pid}/net/tcp").read_text().splitlines()[1:]:
             local, remote, state = (word.rpartition(":")[2] for word in line.split()[1:4])
             if state == "06":
@@ -169,9 +183,15 @@ def resident_kib(pid):
     return total
 
 
-def raise_fd_limit():
+def raise_fd_limit(wanted=0):
+    """To the hard limit, and beyond it to `wanted` where that is allowed."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for limit in (max(wanted, hard), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            return
+        except (ValueError, OSError):
+            pass
 
 
 def most_clients():
@@ -181,4 +201,4 @@ def most_clients():
 
 def need_root():
     if os.geteuid() != 0:
-        raise SystemExit("benches/compare/run makes network namespaces and installs packages: run it as root")
+        raise SystemExit("benches/compare makes network namespaces and installs packages: run it as root")

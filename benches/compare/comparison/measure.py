@@ -80,22 +80,26 @@ def settle(pid):
 
 
 def syscalls(case, contender, plan, programs):
-    """System calls per request by name, under strace. It slows the proxy, so more requests share a wake-up than
-    without it."""
+    """System calls per request by name."""
     case = CASES[case]
     with Lab(programs) as lab:
         proxy = lab.start_proxy(CONTENDERS[contender], case)
         lab.load(case, plan.warm_up)
-        table = lab.dir / "strace"
-        targets = [word for pid in family(proxy.pid) for word in ("-p", str(pid))]
-        tracer = subprocess.Popen(["strace", "-f", "-c", "-o", table, *targets], stderr=subprocess.PIPE, text=True)
-        try:
-            if "attached" not in tracer.stderr.readline():
-                raise Failed("strace may not attach here")
-            lab.load(case, plan.traced)
-        finally:
-            tracer.send_signal(signal.SIGINT)
-            tracer.communicate(timeout=10)
-        rows = re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) +(?:\d+ +)?(\w+)$", table.read_text(), re.MULTILINE)
-    calls = {name: int(count) / plan.traced for count, name in rows if name != "total"}
+        return trace(lab, proxy, plan.traced, lambda: lab.load(case, plan.traced))
+
+
+def trace(lab, proxy, requests, load):
+    """Runs `load` under strace. That slows the proxy, so more requests share a wake-up than without it."""
+    table = lab.dir / "strace"
+    targets = [word for pid in family(proxy.pid) for word in ("-p", str(pid))]
+    tracer = subprocess.Popen(["strace", "-f", "-c", "-o", table, *targets], stderr=subprocess.PIPE, text=True)
+    try:
+        if "attached" not in tracer.stderr.readline():
+            raise Failed("strace may not attach here")
+        load()
+    finally:
+        tracer.send_signal(signal.SIGINT)
+        tracer.communicate(timeout=10)
+    rows = re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) +(?:\d+ +)?(\w+)$", table.read_text(), re.MULTILINE)
+    calls = {name: int(count) / requests for count, name in rows if name != "total"}
     return {"calls": calls, "total": sum(calls.values())}

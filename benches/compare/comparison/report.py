@@ -148,14 +148,18 @@ class Results:
                " requests share a wake-up than without.")
         yield ""
         for case, counted in self.extra["syscalls"].items():
-            names = sorted({name for found in counted.values() for name, calls in found["calls"].items()
-                            if calls >= 0.005}, key=lambda name: -max(f["calls"].get(name, 0) for f in counted.values()))
             yield f"{CASES[case].what}:"
             yield ""
-            rows = [("**all**", *(f"**{found['total']:.2f}**" for found in counted.values()))]
-            rows += [(f"`{name}`", *(f"{found['calls'].get(name, 0):.2f}" for found in counted.values()))
-                     for name in names]
-            yield from table(("", *counted), rows)
+            yield from table(("", *counted), call_rows(counted))
+
+
+def call_rows(counted):
+    """`counted`: what strace has found, by column."""
+    names = sorted({name for found in counted.values() for name, calls in found["calls"].items() if calls >= 0.005},
+                   key=lambda name: -max(found["calls"].get(name, 0) for found in counted.values()))
+    yield ("**all**", *(f"**{found['total']:.2f}**" for found in counted.values()))
+    for name in names:
+        yield (f"`{name}`", *(f"{found['calls'].get(name, 0):.2f}" for found in counted.values()))
 
 
 def table(head, rows):

@@ -19,8 +19,9 @@ use warmline_compare::poll::{BOTH, Poller, READ, Ready};
 
 #[derive(Parser)]
 struct Options {
-    #[arg(long)]
-    to: Address,
+    /// May be repeated: connections take turns.
+    #[arg(long, required = true)]
+    to: Vec<Address>,
     #[arg(long)]
     protocol: Protocol,
     /// Bytes of a request on the wire.
@@ -162,7 +163,8 @@ impl Load {
         place.reply.clear();
         place.due = Some(due);
         if place.socket.is_none() {
-            place.socket = Some(self.options.to.start_connect()?);
+            let turn = usize::try_from(self.connections).unwrap_or(0) % self.options.to.len();
+            place.socket = Some(self.options.to[turn].start_connect()?);
             place.registered = false;
             place.left = self.options.per_connection;
             self.connections += 1;

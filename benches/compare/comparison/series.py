@@ -1,0 +1,54 @@
+"""What is scaled: one entry a series, each with the points that are measured in it. `../scale` runs all of them, interleaved."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Point:
+    """One shape of warmline, and how it is used."""
+
+    value: int  # what the series varies
+    clients: int = 0  # connected and idle, after one request each
+    mode: str = "multiplex"
+    connections: int = 1  # an upstream
+    upstreams: int = 1
+    everywhere: bool = False  # the load goes to all upstreams in turns, not to one
+    in_flight: int = 32
+    proxy: bool = True  # without: the load goes to the server
+    min_connections: int | None = None  # as many as `connections`
+
+
+@dataclass(frozen=True)
+class Series:
+    name: str
+    what: str
+    axis: str
+    points: tuple
+
+
+DIRECT = Series("direct", "No proxy", "", (Point(0, proxy=False),))
+SERIES = {series.name: series for series in [
+    DIRECT,
+    Series("clients", "Idle clients connected, 32 active", "idle clients",
+           tuple(Point(n, clients=n) for n in (10, 100, 1000, 10_000))),
+    Series("exclusive", "Upstream connections, exclusive, 64 clients active", "connections",
+           tuple(Point(n, mode="exclusive", connections=n, in_flight=64) for n in (1, 4, 16, 64))),
+    Series("multiplex", "Upstream connections, multiplex, 1,024 clients active", "connections",
+           tuple(Point(n, connections=n, in_flight=1024) for n in (1, 4, 16, 64))),
+    Series("upstreams", "Upstreams in one file, load on one of them", "upstreams",
+           tuple(Point(n, upstreams=n) for n in (1, 10, 100, 500))),
+    Series("everywhere", "Upstreams in one file, load on all of them", "upstreams",
+           tuple(Point(n, upstreams=n, everywhere=True) for n in (1, 10, 100, 500))),
+]}
+
+# Memory: what is varied, and the points.
+IDLE_CLIENTS = tuple(Point(n, clients=n) for n in (0, 1000, 2500, 5000, 10_000))
+CONNECTIONS = tuple(Point(n, mode="exclusive", connections=n, in_flight=512) for n in (1, 128, 256, 512))
+UPSTREAMS = tuple(Point(n, upstreams=n, min_connections=0) for n in (1, 100, 250, 500))
+# All three at once: shows whether they add up.
+TOGETHER = Point(0, clients=5000, mode="exclusive", connections=4, upstreams=100)
+# Start-up, each upstream with its first connection.
+START = tuple(Point(n, upstreams=n) for n in (1, 100, 250, 500))
+
+# Whose system calls are counted: the first and the last point.
+SYSCALLS = ("exclusive", "multiplex", "upstreams", "everywhere")
