@@ -8,6 +8,7 @@ fn main() {
              - tests/peers.rs: PHP and Python peers, network namespaces\n\
              - tests/readme.rs: the recipes, run as they stand there\n\
              - tests/packaging.rs: the hardening of the systemd unit\n\
+             - tests/scaling.rs: the figures of docs/scaling.md\n\
              `tests/run` installs what they need and runs everything.\n"
         );
     }

@@ -1,4 +1,4 @@
-"""What the commands `run` and `scale` have in common: their options, the machine they run on, a measurement that fails."""
+"""What the commands `run` and `scale` have in common: options, the machine they run on, a measurement that fails."""
 
 import argparse
 import datetime

@@ -99,7 +99,8 @@ class Lab:
         speaks = contender.speaks or case.protocol
         protocol, layout = LAYOUTS[speaks]
         values = {"program": self.programs[contender.program], "dir": self.dir, "listen": self.addresses[0],
-                  "upstream": UPSTREAM, "clients": most_clients(), "speaks": speaks, "protocol": protocol, "layout": layout, **contender.values}
+                  "upstream": UPSTREAM, "clients": most_clients(), "speaks": speaks, "protocol": protocol,
+                  "layout": layout, **contender.values}
         for name in ("listen", "upstream"):
             values[f"{name}_host"], _, values[f"{name}_port"] = values[name].rpartition(":")
         if template := TEMPLATES.get(contender.program):
@@ -153,6 +154,12 @@ class Lab:
             if state == "06":
                 sides["proxy" if local == port else "client" if remote == port else "upstream"] += 1
         return sides
+
+    def queued(self):
+        """Clients that have connected and are not accepted yet."""
+        port = f"{int(self.addresses[0].rpartition(':')[2]):04X}"
+        rows = (line.split() for line in Path(f"/proc/{self.upstream.pid}/net/tcp").read_text().splitlines()[1:])
+        return sum(int(row[4].partition(":")[2], 16) for row in rows if row[3] == "0A" and row[1].endswith(f":{port}"))
 
     def errors(self):
         return (self.dir / "stderr").read_text(errors="replace").strip()[-500:]

@@ -60,7 +60,7 @@ def memory(case, contender, plan, programs):
         rest = resident_kib(proxy.pid)
         count = min(plan.idle_clients, most_clients() - 100)
         clients = lab.hold(case, count)
-        settle(proxy.pid)
+        settle(lab, proxy.pid)
         idle = resident_kib(proxy.pid)
         right = lab.ask(clients)["right"]
         asked = resident_kib(proxy.pid)
@@ -69,14 +69,15 @@ def memory(case, contender, plan, programs):
     return {"rest": rest, "idle": idle, "asked": asked, "clients": count}
 
 
-def settle(pid):
-    """Waits until a proxy has taken in who waits: it uses no more CPU."""
-    before, now = -1.0, cpu_us(pid)
-    for _ in range(100):
-        if now - before < 100:
+def settle(lab, pid):
+    """Waits until a proxy has taken in who waits, and uses no more CPU."""
+    before, now = -1000.0, cpu_us(pid)
+    for _ in range(200):
+        if now - before < 100 and lab.queued() == 0:
             return
         time.sleep(0.05)
         before, now = now, cpu_us(pid)
+    raise Failed("the proxy does not come to rest")
 
 
 def syscalls(case, contender, plan, programs):

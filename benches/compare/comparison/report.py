@@ -48,8 +48,7 @@ class Results:
         runs = [{"case": case, "contender": contender, "repetitions": runs} for (case, contender), runs
                 in self.runs.items()]
         return {"machine": self.machine, "plan": vars(self.plan), "runs": runs, **self.extra,
-                "targets": [{"what": target.what, "limit": target.limit, "unit": target.unit, "figure": figure,
-                             "verdict": verdict} for target, figure, verdict in self._targets()],
+                "targets": targets_json(TARGETS, self),
                 "failures": self.failures}
 
     def _plot(self, title, figures, series):
@@ -63,17 +62,6 @@ class Results:
     def _contenders(self, case):
         return [name for name in CASES[case].contenders if (case, name) in self.runs]
 
-    def _targets(self):
-        for target in TARGETS:
-            try:
-                figure = target.figure(self)
-            except (KeyError, ZeroDivisionError):
-                yield target, None, "not measured"
-                continue
-            tied = figure <= target.limit * (1 + target.tie)
-            verdict = "reached" if figure <= target.limit else "a tie" if tied else "**missed**"
-            yield target, figure, verdict
-
     def _markdown(self):
         yield "# Results"
         yield ""
@@ -84,9 +72,7 @@ class Results:
         yield ""
         yield "Ratios are of medians of this run; 5 % over a limit is a tie."
         yield ""
-        yield from table(("", "target", "measured", ""), [
-            (target.what, f"≤ {target.limit:g} {target.unit}", "-" if figure is None else f"{figure:.2f} {target.unit}",
-             verdict) for target, figure, verdict in self._targets()])
+        yield from targets_table(TARGETS, self)
         for case in self._cases():
             yield from self._case(case)
         yield "## CPU and latency"
@@ -153,10 +139,39 @@ class Results:
             yield from table(("", *counted), call_rows(counted))
 
 
+def measured(figure, results):
+    """None where what it needs was not measured."""
+    try:
+        return figure(results)
+    except (KeyError, ValueError, ZeroDivisionError):
+        return None
+
+
+def verdicts(targets, results):
+    for target in targets:
+        figure = measured(target.figure, results)
+        if figure is None:
+            yield target, None, "not measured"
+            continue
+        tied = figure <= target.limit * (1 + target.tie)
+        yield target, figure, "reached" if figure <= target.limit else "a tie" if tied else "**missed**"
+
+
+def targets_json(targets, results):
+    return [{"what": target.what, "limit": target.limit, "unit": target.unit, "figure": figure, "verdict": verdict}
+            for target, figure, verdict in verdicts(targets, results)]
+
+
+def targets_table(targets, results):
+    yield from table(("", "target", "measured", ""), [
+        (target.what, f"≤ {target.limit:g} {target.unit}", "-" if figure is None else f"{figure:.2f} {target.unit}",
+         verdict) for target, figure, verdict in verdicts(targets, results)])
+
+
 def call_rows(counted):
     """`counted`: what strace has found, by column."""
     names = sorted({name for found in counted.values() for name, calls in found["calls"].items() if calls >= 0.005},
-                   key=lambda name: -max(found["calls"].get(name, 0) for found in counted.values()))
+                   key=lambda name: (-max(found["calls"].get(name, 0) for found in counted.values()), name))
     yield ("**all**", *(f"**{found['total']:.2f}**" for found in counted.values()))
     for name in names:
         yield (f"`{name}`", *(f"{found['calls'].get(name, 0):.2f}" for found in counted.values()))

@@ -1,5 +1,5 @@
-"""The measurements of `../scale`: CPU per request, memory and start-up of one point. Each takes a fresh Lab and returns plain
-numbers."""
+"""The measurements of `../scale`: CPU per request, memory and start-up of one point. Each takes a fresh Lab and returns
+plain numbers."""
 
 import time
 from dataclasses import dataclass
@@ -59,8 +59,8 @@ def wait_for_connections(lab, count):
 
 def config(point, addresses):
     protocol, layout = LAYOUTS[SHORT.protocol]
-    values = {"mode": point.mode, "connections": point.connections, "min_connections": floor(point), "upstream": UPSTREAM,
-              "protocol": protocol, "layout": layout, "clients": point.clients + point.in_flight + 100,
+    values = {"mode": point.mode, "connections": point.connections, "min_connections": floor(point),
+              "upstream": UPSTREAM, "protocol": protocol, "layout": layout, "clients": point.clients + point.in_flight + 100,
               "room": "" if point.mode == "exclusive" else f"max_in_flight = {max(128, point.in_flight)}"}
     head, one = ((CONFIGS / name).read_text() for name in ("scale.toml", "scale-upstream.toml"))
     upstreams = (Template(one).substitute(values, number=number, listen=listen)
@@ -113,7 +113,7 @@ def clients(point, programs):
     with Lab(programs) as lab:
         proxy = start(lab, point)
         held = lab.hold(SHORT, point.clients)
-        settle(proxy.pid)
+        settle(lab, proxy.pid)
         found = {"silent": resident_kib(proxy.pid)}
         lab.ask(held)
         return found | {"asked": resident_kib(proxy.pid)}

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Callable
 
 from . import fit, plot
-from .report import HERE, call_rows, table
+from .report import HERE, call_rows, measured, table, targets_json, targets_table
 from .series import SERIES, SYSCALLS, TOGETHER
 from .targets import Target
 
@@ -92,30 +92,16 @@ class Results:
         return fit.line([(value, states[state]) for value, states in self.memory[varied]])
 
     def _lines(self):
-        return {name: line for name in LINES if (line := self._or_none(lambda r, name=name: r.line(name)))}
+        return {name: self.line(name) for name, (varied, *_) in LINES.items() if self.memory[varied]}
 
     def predicted(self):
         """KiB at the point where clients, connections and upstreams come together."""
-        kib = {c.name: c.figure(self) for c in COEFFICIENTS if c.name.endswith("_kib")}
-        return (kib["base_kib"] + TOGETHER.clients * kib["client_kib"] + TOGETHER.upstreams * kib["upstream_kib"]
-                + TOGETHER.upstreams * TOGETHER.connections * kib["connection_kib"])
+        c = self.coefficients()
+        return (c["base_kib"] + TOGETHER.clients * c["client_kib"] + TOGETHER.upstreams * c["upstream_kib"]
+                + TOGETHER.upstreams * TOGETHER.connections * c["connection_kib"])
 
     def coefficients(self):
-        return {c.name: self._or_none(c.figure) for c in COEFFICIENTS}
-
-    def targets(self):
-        for target in TARGETS:
-            figure = self._or_none(target.figure)
-            tied = figure is not None and figure <= target.limit * (1 + target.tie)
-            verdict = ("not measured" if figure is None else "reached" if figure <= target.limit
-                       else "a tie" if tied else "**missed**")
-            yield target, figure, verdict
-
-    def _or_none(self, figure):
-        try:
-            return figure(self)
-        except (KeyError, ZeroDivisionError, ValueError, statistics.StatisticsError):
-            return None
+        return {c.name: measured(c.figure, self) for c in COEFFICIENTS}
 
     def write(self, into):
         into.mkdir(parents=True, exist_ok=True)
@@ -127,8 +113,7 @@ class Results:
         return {
             "machine": self.machine, "plan": vars(self.plan),
             "coefficients": self.coefficients(),
-            "targets": [{"what": target.what, "limit": target.limit, "unit": target.unit, "figure": figure,
-                         "verdict": verdict} for target, figure, verdict in self.targets()],
+            "targets": targets_json(TARGETS, self),
             "lines": {name: asdict(line) for name, line in self._lines().items()},
             "runs": [{"series": series, "value": value, "repetitions": runs}
                      for (series, value), runs in self.runs.items()],
@@ -159,13 +144,11 @@ class Results:
         yield ""
         yield "Ratios are of medians of this run, the last row of a table over its first; 5 % over a limit is a tie."
         yield ""
-        yield from table(("", "target", "measured", ""), [
-            (target.what, f"≤ {target.limit:g} {target.unit}", "-" if figure is None else f"{figure:.2f} {target.unit}",
-             verdict) for target, figure, verdict in self.targets()])
+        yield from targets_table(TARGETS, self)
         yield "## CPU per request"
         yield ""
-        yield (f"{self.plan.requests:,} requests with a connection each, then {self.plan.many:,} on connections that make"
-               " 200 each. Microseconds of CPU, medians (least - most).")
+        yield (f"{self.plan.requests:,} requests with a connection each, then {self.plan.many:,} on connections that"
+               " make 200 each. Microseconds of CPU, medians (least - most).")
         yield ""
         yield "![CPU per request](scale.svg)"
         yield ""
@@ -189,22 +172,25 @@ class Results:
             key = (series.name, point.value)
             if key not in self.runs:
                 continue
-            cells = []
-            for figure in ("proxy_short", "proxy_persistent", "server_short", "server_persistent"):
-                found = [run[figure] for run in self.runs[key] if figure in run]
-                cells.append(f"**{statistics.median(found):.1f}** ({min(found):.1f} - {max(found):.1f})" if found else "")
+            cells = [self._spread(key, f"{who}_{kind}") for who in ("proxy", "server")
+                     for kind in ("short", "persistent")]
             total = [sum(run[figure] for run in self.runs[key]) for figure in ("wrong", "failed")]
             rows.append((f"{point.value:,}" if series.axis else "", *cells, f"{self.median(*key, 'opened'):,.0f}",
                          f"{total[0]}, {total[1]}"))
         if rows:
             yield f"### {series.what}"
             yield ""
-            yield from table((series.axis, "warmline, short", "warmline, persistent", "server, short", "server, persistent",
-                              "connections opened", "wrong, failed"), rows)
+            yield from table((series.axis, "warmline, short", "warmline, persistent", "server, short",
+                              "server, persistent", "connections opened", "wrong, failed"), rows)
+
+    def _spread(self, key, figure):
+        found = [run[figure] for run in self.runs[key] if figure in run]
+        return f"**{statistics.median(found):.1f}** ({min(found):.1f} - {max(found):.1f})" if found else ""
 
     def _syscalls(self):
         ends = [(name, point.value) for name in SYSCALLS for point in (SERIES[name].points[0], SERIES[name].points[-1])]
-        found = {f"{name} {value:,}": self.syscalls[name, value] for name, value in ends if (name, value) in self.syscalls}
+        found = {f"{name} {value:,}": self.syscalls[name, value] for name, value in ends
+                 if (name, value) in self.syscalls}
         if not found:
             return
         yield "## System calls per request"
@@ -219,22 +205,25 @@ class Results:
             return
         yield "## Memory"
         yield ""
-        yield (f"Resident memory of warmline, measured {times(self.plan.memory_repetitions)} at each point, and the straight line"
-               " (least squares) through them.")
+        yield (f"Resident memory of warmline, measured {times(self.plan.memory_repetitions)} at each point, and the"
+               " straight line (least squares) through them.")
         yield ""
-        yield from table(("KiB for each further one", "", "at none, MiB", "points", "largest residual, KiB", "of the highest point"), [
+        yield from table(("KiB for each further one", "", "at none, MiB", "points", "largest residual, KiB",
+                          "of the highest point"), [
             (LINES[name][2], f"**{line.slope:.2f}**", f"{line.intercept / 1024:.1f}", self._points(name),
-             f"{line.residual:.0f}", f"{100 * line.residual / self._highest(name):.1f} %") for name, line in lines.items()])
-        if self.together and None not in (kib := {k: v for k, v in self.coefficients().items() if k.endswith("_kib")}).values():
-            yield (f"**{kib['base_kib'] / 1024:.1f} MiB + {kib['client_kib']:.2f} KiB a client + {kib['connection_kib']:.2f} KiB"
-                   f" an upstream connection + {kib['upstream_kib']:.2f} KiB an upstream.** With"
-                   f" {TOGETHER.clients:,} clients, {TOGETHER.upstreams} upstreams and"
-                   f" {TOGETHER.upstreams * TOGETHER.connections} connections at once that makes {self.predicted() / 1024:.1f} MiB;"
-                   f" measured: {statistics.median(self.together) / 1024:.1f} MiB.")
+             f"{line.residual:.0f}", f"{100 * line.residual / self._highest(name):.1f} %")
+            for name, line in lines.items()])
+        if self.together and len(lines) == len(LINES):
+            c = self.coefficients()
+            yield (f"**{c['base_kib'] / 1024:.1f} MiB + {c['client_kib']:.2f} KiB a client + {c['connection_kib']:.2f} KiB"
+                   f" an upstream connection + {c['upstream_kib']:.2f} KiB an upstream.** With {TOGETHER.clients:,} clients,"
+                   f" {TOGETHER.upstreams} upstreams and {TOGETHER.upstreams * TOGETHER.connections} connections at once"
+                   f" that makes {self.predicted() / 1024:.1f} MiB; measured:"
+                   f" {statistics.median(self.together) / 1024:.1f} MiB.")
             yield ""
         if self.kernel:
-            yield (f"The kernel's own, not in the above: {statistics.median(self.kernel):.1f} KiB for a TCP connection of which both ends"
-                   " are on this host (growth of its slabs), as long as its buffers are empty.")
+            yield (f"The kernel's own, not in the above: {statistics.median(self.kernel):.1f} KiB for a TCP connection with"
+                   " both ends on this host (growth of the slabs), as long as its buffers are empty.")
             yield ""
 
     def _points(self, name):
@@ -249,7 +238,8 @@ class Results:
             return
         yield "## Start-up"
         yield ""
-        yield "Until every upstream has its first connection and a request has its reply. The time on the clock is only indicative."
+        yield ("Until every upstream has its first connection and a request has its reply. The time on the clock is only"
+               " indicative.")
         yield ""
         rows = []
         for value in sorted({value for value, _ in self.start}):

@@ -1,4 +1,4 @@
-"""What is scaled: one entry a series, each with the points that are measured in it. `../scale` runs all of them, interleaved."""
+"""What is scaled: one entry a series, with the points that are measured in it. `../scale` interleaves them all."""
 
 from dataclasses import dataclass
 
