@@ -158,7 +158,7 @@ def hosts(coefficients, ways):
     found = []
     for one in ways:
         if "mode" in one:
-            cpu = coefficients[f"proxy_{one['mode']}_short_us"] * FLEET.rate / 1e6
+            cpu = coefficients[f"proxy_{one['mode']}_quiet_us"] * FLEET.rate / 1e6
             kib = resident(coefficients, FLEET.processes, one["open"], 1)
             found.append({"name": one["name"], "cores": cpu, "mib": kib / 1024, "time_wait": 0, "ports": one["open"],
                           "p99_wait_ms": one["p99_wait_ms"]})

@@ -74,7 +74,7 @@ def balance(figures):
     c, a = figures["coefficients"], figures["assumptions"]
     rows = []
     for mode in ("exclusive", "multiplex"):
-        paid, saved = c[f"proxy_{mode}_short_us"], c["server_short_us"] - c[f"server_{mode}_short_us"]
+        paid, saved = c[f"proxy_{mode}_quiet_us"], c["server_short_us"] - c[f"server_{mode}_short_us"]
         whole = a["hosts"] * a["rate"] / 1e6
         rows.append((mode, f"{paid:.0f}", f"{saved:.0f}", number(paid * whole), number(saved * whole)))
     yield from table(("CPU of a request", "paid at the host, us", "saved at the server, us", "paid by all hosts, cores",

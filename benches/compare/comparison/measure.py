@@ -77,7 +77,8 @@ def settle(lab, pid):
             return
         time.sleep(0.05)
         before, now = now, cpu_us(pid)
-    raise Failed("the proxy does not come to rest")
+    if lab.queued():
+        raise Failed("the proxy does not accept who waits")
 
 
 def syscalls(case, contender, plan, programs):

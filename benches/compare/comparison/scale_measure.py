@@ -27,10 +27,11 @@ class Plan:
     warm_up: int = 2000
     memory_repetitions: int = 3
     traced: int = 3000
+    rate_seconds: int = 4
 
 
 FULL = Plan(repetitions=5, requests=20_000, many=100_000)
-QUICK = Plan(repetitions=1, requests=4000, many=20_000, warm_up=1000, memory_repetitions=1)
+QUICK = Plan(repetitions=1, requests=4000, many=20_000, warm_up=1000, memory_repetitions=1, rate_seconds=1)
 
 
 def start(lab, point):
@@ -84,9 +85,11 @@ def cost(point, plan, programs):
         how = {"in_flight": point.in_flight, "everywhere": point.everywhere}
         lab.load(SHORT, max(plan.warm_up, 2 * point.upstreams), **how)
         found = {"wrong": 0, "failed": 0, "opened": 0}
-        for case, requests in ((SHORT, plan.requests), (PERSISTENT, plan.many)):
+        loads = [(SHORT, point.rate * plan.rate_seconds)] if point.rate else [
+            (SHORT, plan.requests), (PERSISTENT, plan.many)]
+        for case, requests in loads:
             opened, before = lab.accepted(), used(lab, proxy)
-            report = lab.load(case, requests, **how)
+            report = lab.load(case, requests, rate=point.rate, **how)
             spent = {who: (now - before[who]) / requests for who, now in used(lab, proxy).items()}
             found |= {f"{who}_{case.name}": us for who, us in spent.items()}
             found["wrong"] += report["wrong"]

@@ -66,6 +66,8 @@ COEFFICIENTS = [
       for who, whose in (("proxy", "warmline"), ("server", "server behind warmline"))
       for mode, key in (("multiplex", ("clients", 1000)), ("exclusive", ("exclusive", 64)))
       for kind in ("short", "persistent")),
+    *(Coefficient(f"proxy_{mode}_quiet_us", f"warmline, {mode}, short connections, 100 requests a second: CPU us/request",
+                  lambda r, key=(f"rate {mode}", 100): r.median(*key, "proxy_short")) for mode in ("multiplex", "exclusive")),
     Coefficient("base_kib", "warmline at rest: KiB", lambda r: r.line("asked").intercept),
     Coefficient("client_kib", "an idle client, after a request: KiB", lambda r: r.line("asked").slope),
     Coefficient("connection_kib", "an upstream connection, after requests: KiB", lambda r: r.line("used").slope),
@@ -130,7 +132,7 @@ class Results:
             if len(values) > 1:
                 panels.append((series.what, series.axis, [
                     (kind, [(value, self.median(series.name, value, f"proxy_{kind}")) for value in values])
-                    for kind in ("short", "persistent")]))
+                    for kind in ("short", "persistent") if f"proxy_{kind}" in self.runs[series.name, values[0]][0]]))
         return plot.lines("CPU of warmline per request, us", panels)
 
     def _markdown(self):

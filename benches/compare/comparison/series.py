@@ -14,6 +14,7 @@ class Point:
     upstreams: int = 1
     everywhere: bool = False  # the load goes to all upstreams in turns, not to one
     in_flight: int = 32
+    rate: int = 0  # requests a second, on short connections; 0: as fast as they are answered
     proxy: bool = True  # without: the load goes to the server
     min_connections: int | None = None  # as many as `connections`
 
@@ -31,6 +32,10 @@ SERIES = {series.name: series for series in [
     DIRECT,
     Series("clients", "Idle clients connected, 32 active", "idle clients",
            tuple(Point(n, clients=n) for n in (10, 100, 1000, 10_000))),
+    Series("rate exclusive", "A rate below saturation, exclusive, 32 connections", "requests a second",
+           tuple(Point(n, mode="exclusive", connections=32, rate=n) for n in (100, 1000, 5000))),
+    Series("rate multiplex", "A rate below saturation, multiplex", "requests a second",
+           tuple(Point(n, rate=n) for n in (100, 1000, 5000))),
     Series("exclusive", "Upstream connections, exclusive, 64 clients active", "connections",
            tuple(Point(n, mode="exclusive", connections=n, in_flight=64) for n in (1, 4, 16, 64))),
     Series("multiplex", "Upstream connections, multiplex, 1,024 clients active", "connections",
