@@ -4,7 +4,10 @@ use std::process::Command;
 
 fn simulate(option: &str) {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/scaling/simulate.py");
-    let output = Command::new("python3").args(["-B", program, option]).output().expect("python3 is installed by `tests/run`");
+    let output = Command::new("python3")
+        .args(["-B", program, option])
+        .output()
+        .expect("python3 is installed by `tests/run`");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -27,6 +27,8 @@ def main():
     if options.test:
         sys.exit(checks.run())
     coefficients = json.loads(MEASURED.read_text())["coefficients"]
+    if missing := [name for name, value in coefficients.items() if value is None]:
+        sys.exit(f"{MEASURED.name} lacks {', '.join(missing)}: run benches/compare/scale, and look at what it left out")
     if options.check:
         sys.exit(stale(coefficients))
     figures = fleet.figures(coefficients)
