@@ -161,6 +161,17 @@ impl Drop for Watch {
     }
 }
 
+/// The earliest of some points in time; `None` is never.
+pub fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
+    let mut earliest = None;
+    for time in times {
+        if time.is_some() && (earliest.is_none() || time < earliest) {
+            earliest = time;
+        }
+    }
+    earliest
+}
+
 pin_project! {
     /// One timer of a task, set anew at every turn. Setting it later than it already is costs nothing: it
     /// then goes off early, and the task looks at the clock once for nothing.
@@ -258,6 +269,14 @@ mod tests {
         switch.stop();
         second.await.unwrap();
         assert!(switch.0.waiting().is_empty());
+    }
+
+    #[test]
+    fn never_is_later_than_anything() {
+        let now = Instant::now();
+        let later = now + std::time::Duration::from_secs(1);
+        assert_eq!(earliest([None, Some(later), Some(now), None]), Some(now));
+        assert_eq!(earliest([None, None]), None);
     }
 
     #[tokio::test]

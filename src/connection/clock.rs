@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Connection;
 use crate::events::CloseReason;
-use crate::lifecycle::Phase;
+use crate::lifecycle::{Phase, earliest};
 use crate::protocol::Mode;
 
 /// How long a connection waits for a late reply when everything it owes is owed to nobody.
@@ -100,12 +100,11 @@ impl Connection {
             let stuck = self.stuck_until.or_else(|| self.stuck_at());
             // While we wait for memory or a client, silence is our own.
             let quiet = self.may_read().then(|| self.quiet_since() + settings.stall);
-            [quiet, stalled, stuck]
+            earliest([quiet, stalled, stuck])
         } else {
             let idle = self.retiring.is_none() && self.in_flight.is_empty();
-            [idle.then_some(self.idle_since + settings.idle_timeout), None, None]
+            idle.then_some(self.idle_since + settings.idle_timeout)
         };
-        let own = [retire, self.stray_until, self.unread_at(), self.held_up_until()];
-        rest.into_iter().chain(own).flatten().min()
+        earliest([rest, retire, self.stray_until, self.unread_at(), self.held_up_until()])
     }
 }

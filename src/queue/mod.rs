@@ -10,7 +10,7 @@ mod seat;
 mod waiting;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -80,7 +80,10 @@ impl Woken {
     }
 
     fn wake(self) {
-        self.first.into_iter().chain(self.others).for_each(Waker::wake);
+        if let Some(first) = self.first {
+            first.wake();
+        }
+        self.others.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -162,9 +165,14 @@ impl Queue {
         Arc::new(Self { settings, inner: Mutex::new(inner), changed: Notify::new() })
     }
 
+    /// For what wakes nobody and ends nothing.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Does `work` under the lock, and after it what that leads to.
     fn locked<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner();
         let result = work(&mut inner);
         let (woken, ended) = (std::mem::take(&mut inner.roster.woken), std::mem::take(&mut inner.ended));
         drop(inner);
@@ -265,7 +273,7 @@ impl Queue {
 
     /// Whether the last attempt to reach each endpoint succeeded.
     pub fn endpoints_up(&self) -> Vec<bool> {
-        self.locked(|inner| inner.roster.endpoints.iter().map(|e| !e.unreachable).collect())
+        self.inner().roster.endpoints.iter().map(|e| !e.unreachable).collect()
     }
 
     /// The last attempt to reach `endpoint` failed.

@@ -52,16 +52,15 @@ pub struct Seat {
 impl Seat {
     /// Completes when there is something to take or the connection is to give way.
     pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.queue.locked(|inner| {
-            let member = &mut inner.roster.members[self.key];
-            if !member.inbox.is_empty() || member.hold == Hold::GivesWay {
-                return Poll::Ready(());
-            }
-            if !member.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-                member.waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        })
+        let mut inner = self.queue.inner();
+        let member = &mut inner.roster.members[self.key];
+        if !member.inbox.is_empty() || member.hold == Hold::GivesWay {
+            return Poll::Ready(());
+        }
+        if !member.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            member.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Whether there is something to take.
@@ -71,7 +70,7 @@ impl Seat {
 
     /// The next exchange. [`Seat::done`] must follow.
     pub fn take(&self) -> Option<Exchange> {
-        self.queue.locked(|inner| inner.roster.members[self.key].inbox.pop_front())
+        self.queue.inner().roster.members[self.key].inbox.pop_front()
     }
 
     /// One exchange is over: its room is free.
@@ -116,7 +115,7 @@ impl Seat {
 
     /// Whether a stuck connection is to close because others wait.
     pub fn gives_way(&self) -> bool {
-        self.queue.locked(|inner| inner.roster.members[self.key].hold == Hold::GivesWay)
+        self.queue.inner().roster.members[self.key].hold == Hold::GivesWay
     }
 
     /// Takes nothing new any more. The keeper may open another connection meanwhile.

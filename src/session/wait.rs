@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{End, Outstanding, Session};
 use crate::exchange::{Answer, Ticket};
-use crate::lifecycle::Alarm;
+use crate::lifecycle::{Alarm, earliest};
 use crate::protocol::Id;
 use crate::wire::Interest;
 
@@ -31,8 +31,8 @@ impl Session {
         // Asked once and first: another thread may make room at any time, and then somebody must hear of it.
         let for_room = self.upload.as_ref().is_some_and(|upload| !upload.has_room());
         let unwatched = self.unwatched_until().filter(|until| *until > self.now);
-        let times = [self.expiry, self.write_deadline(), self.read_deadline(), self.next_look, unwatched];
-        let deadline = times.into_iter().flatten().min();
+        let deadline =
+            earliest([self.expiry, self.write_deadline(), self.read_deadline(), self.next_look, unwatched]);
         let read = self.wants_input();
         let watched = Interest { read, write: !self.output.is_empty(), reset: !read };
         let interest = unwatched.is_none().then_some(watched);
