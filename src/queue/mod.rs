@@ -186,11 +186,12 @@ impl Queue {
     pub fn push(&self, exchange: Exchange) {
         let (refused, wants_more) = self.locked(|inner| {
             inner.touched = true;
-            let refused = inner.place(exchange, self.settings.max_waiting);
-            let wants_more = !inner.waiting.is_empty()
-                || !inner.roster.has_slack()
-                || inner.roster.endpoints.iter().any(|e| e.open == 0);
-            (refused, wants_more)
+            let placed = inner.place(exchange, self.settings.max_waiting);
+            let crowded =
+                placed.as_ref().is_ok_and(|key| key.is_some_and(|key| inner.roster.is_crowded(key)));
+            let wants_more =
+                crowded || !inner.waiting.is_empty() || inner.roster.endpoints.iter().any(|e| e.open == 0);
+            (placed.err(), wants_more)
         });
         if wants_more {
             self.changed.notify_one();
@@ -283,9 +284,13 @@ impl Queue {
 }
 
 impl Inner {
-    /// Gives, queues or refuses. What waits longer comes first: nothing overtakes the queue, but for what
-    /// waits only because it is in parts.
-    fn place(&mut self, mut exchange: Exchange, max_waiting: usize) -> Option<(Exchange, Refusal)> {
+    /// Gives, queues or refuses; says whom it was given to. What waits longer comes first: nothing overtakes the
+    /// queue, but for what waits only because it is in parts.
+    fn place(
+        &mut self,
+        mut exchange: Exchange,
+        max_waiting: usize,
+    ) -> Result<Option<usize>, (Exchange, Refusal)> {
         exchange.turn = self.next_turn;
         self.next_turn += 1;
         let in_parts = exchange.is_in_parts();
@@ -293,16 +298,16 @@ impl Inner {
         if is_next && let Some(key) = self.roster.choose(in_parts) {
             exchange.slot.mark_given_at_once();
             self.roster.give(key, exchange);
-            return None;
+            return Ok(Some(key));
         }
         if let (Some(error), 0) = (&self.down, self.roster.open()) {
-            return Some((exchange, Refusal::Down(error.clone())));
+            return Err((exchange, Refusal::Down(error.clone())));
         }
         if self.waiting.len() >= max_waiting {
-            return Some((exchange, Refusal::QueueFull));
+            return Err((exchange, Refusal::QueueFull));
         }
         self.put_back([exchange]);
-        None
+        Ok(None)
     }
 
     /// Exchanges that no connection has begun wait, each at its turn. What ended meanwhile has nobody to

@@ -267,9 +267,9 @@ impl Roster {
         self.members.iter().map(|(_, m)| m.in_flight.saturating_sub(self.grow_at)).sum()
     }
 
-    /// Whether some connection is below `grow_at`.
-    pub(super) fn has_slack(&self) -> bool {
-        self.members.iter().any(|(_, m)| m.takes(self.room.min(self.grow_at)))
+    /// Whether a connection has more than another one should be opened for.
+    pub(super) fn is_crowded(&self, key: usize) -> bool {
+        self.members[key].in_flight > self.grow_at
     }
 
     /// Asks up to `count` stuck connections to give way.
@@ -344,14 +344,14 @@ mod tests {
         let (a, b) = (r.join(0), r.join(0));
         let first: Vec<_> = (0..16).filter_map(|_| give(&mut r)).collect();
         assert_eq!(first, [b; 16]);
-        assert!(r.has_slack());
         let second: Vec<_> = (0..16).filter_map(|_| give(&mut r)).collect();
         assert_eq!(second, [a; 16]);
-        assert!(!r.has_slack());
+        assert!(!r.is_crowded(a) && !r.is_crowded(b));
         assert_eq!(r.overload(), 0);
         let third = (give(&mut r), give(&mut r));
         assert!(third == (Some(a), Some(b)) || third == (Some(b), Some(a)));
         assert_eq!(r.overload(), 2);
+        assert!(r.is_crowded(a) && r.is_crowded(b));
     }
 
     #[tokio::test]
