@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::parts::Download;
 use super::{End, Session};
 use crate::events::ClientTimeout;
 use crate::lifecycle::Phase;
@@ -54,7 +53,7 @@ impl Session {
     }
 
     fn timed_out(&self, kind: ClientTimeout, end: End) -> End {
-        self.events.client_timed_out(kind, &self.wire.peer());
+        self.events().client_timed_out(kind, &self.wire.peer());
         end
     }
 
@@ -62,7 +61,7 @@ impl Session {
         let pool = &self.shared.pool;
         let expiries = self.outstanding.iter().filter_map(|(_, ticket)| pool.expire(ticket, now));
         self.expiry = expiries.min();
-        if let Some(Download { ticket, .. }) = &self.download
+        if let Some(ticket) = self.download.as_ref().map(|download| &download.ticket)
             && !ticket.is_ended()
         {
             let expiry = pool.expire(ticket, now);
@@ -87,7 +86,7 @@ impl Session {
         }
         self.see_what_is_taken(now);
         let held = self.output.len()
-            + self.download.as_ref().map_or(0, Download::held)
+            + self.download.as_ref().map_or(0, |download| download.held())
             + self.outstanding.iter().map(|(_, ticket)| ticket.held()).sum::<usize>();
         let limit = match self.shared.settings.max_reply_buffered {
             _ if self.shared.budget.is_starved() => CHUNK,

@@ -51,7 +51,7 @@ impl Session {
     pub(super) async fn finish(&mut self, end: End) -> End {
         let stopped = self.front.phase() == Phase::Stopped;
         if end == End::Gone && !stopped && self.upload.is_some() {
-            self.events.request_truncated(&self.wire.peer(), 0);
+            self.events().request_truncated(&self.wire.peer(), 0);
         }
         self.cut_upload();
         let mut end = end;

@@ -68,18 +68,16 @@ pub struct Session {
     outstanding: Outstanding,
     /// The request being read in parts.
     upload: Option<Upload>,
-    /// The reply being written in parts.
-    download: Option<Download>,
-    /// Words of our own that wait for the end of the download.
-    aside: Output,
+    /// The reply being written in parts. In a box, as few clients have one.
+    download: Option<Box<Download>>,
     shared: Arc<Shared>,
-    events: Arc<events::Upstream>,
     front: Watch,
     /// No more requests are read, and when everything is written the session ends like this.
     ending: Option<End>,
     /// The client has sent FIN, and this is how the session ends when everything is answered.
     fin: Option<End>,
-    idle: Option<IdlePlace>,
+    /// In a box, as a client that comes for one request never has it.
+    idle: Option<Box<IdlePlace>>,
     requests: u64,
     /// The time of this turn: looking at the clock costs as much as some of its steps.
     now: Instant,
@@ -109,8 +107,6 @@ impl Session {
             outstanding: Outstanding::new(),
             upload: None,
             download: None,
-            aside: Output::new(),
-            events: shared.pool.events().clone(),
             front: shared.front.clone(),
             shared,
             ending: None,
@@ -131,7 +127,7 @@ impl Session {
     #[expect(clippy::manual_async_fn, reason = "an async function would hold the session twice")]
     pub fn run<P: Send>(mut self, places: P) -> impl Future<Output = ()> + Send {
         async move {
-            let _counted = self.events.client_opened();
+            let _counted = self.shared.pool.events().client_opened();
             let mut end = self.serve().await;
             // What is rare is kept out of the memory of every session.
             if self.has_unfinished() {
@@ -143,6 +139,10 @@ impl Session {
             self.close(end);
             drop(places);
         }
+    }
+
+    fn events(&self) -> &Arc<events::Upstream> {
+        self.shared.pool.events()
     }
 
     async fn serve(&mut self) -> End {
@@ -181,7 +181,7 @@ impl Session {
             match self.input.read(&mut self.wire) {
                 Ok(0) => self.note_fin(),
                 Ok(read) => {
-                    self.idle.iter().for_each(IdlePlace::set_busy);
+                    self.idle.iter().for_each(|place| place.set_busy());
                     if starts {
                         self.reading_since = self.now;
                     }
@@ -219,13 +219,12 @@ impl Session {
     }
 
     fn may_decode(&self) -> bool {
-        let takes_more = match &self.upload {
-            Some(upload) => upload.has_room(),
-            None => {
-                self.outstanding.len() + usize::from(self.download.is_some())
-                    < self.shared.settings.max_per_client
-                    && self.output.len() + self.aside.len() < MAX_UNWRITTEN
-            }
+        let takes_more = if let Some(upload) = &self.upload {
+            upload.has_room()
+        } else {
+            let (begun, aside) = self.download.as_ref().map_or((0, 0), |download| (1, download.aside.len()));
+            self.outstanding.len() + begun < self.shared.settings.max_per_client
+                && self.output.len() + aside < MAX_UNWRITTEN
         };
         self.takes_in() && !self.input.is_waiting() && takes_more
     }
@@ -246,8 +245,7 @@ impl Session {
                     self.input.take_charge();
                     self.reading_since = self.now;
                     self.unanswered = true;
-                    let words = if self.download.is_some() { &mut self.aside } else { &mut self.output };
-                    words.put(answer.as_deref().unwrap_or_default());
+                    words(&mut self.download, &mut self.output).put(answer.as_deref().unwrap_or_default());
                 }
                 Ok(Received::Closing) => {
                     self.input.take_charge();
@@ -262,7 +260,7 @@ impl Session {
         }
         self.input.shrink();
         if self.fin.is_some() && self.input.bytes.is_empty() && self.upload.is_some() {
-            self.events.request_truncated(&self.wire.peer(), 0);
+            self.events().request_truncated(&self.wire.peer(), 0);
             self.cut_upload();
         }
         self.input.bytes.is_empty()
@@ -283,7 +281,7 @@ impl Session {
     fn expect_more(&mut self, need: Need) {
         let filled = self.input.bytes.len();
         if self.fin.is_some() {
-            self.events.request_truncated(&self.wire.peer(), filled);
+            self.events().request_truncated(&self.wire.peer(), filled);
             return self.input.clear();
         }
         match need.beyond(filled, self.input.limit(), self.shared.protocol.max_message()) {
@@ -291,7 +289,7 @@ impl Session {
             Ok(Some(total)) => {
                 let window = need.window(parts::WINDOW);
                 if !self.input.ask(total, window, &self.shared.budget, Purpose::Request) {
-                    self.events.memory_waited(total + window);
+                    self.events().memory_waited(total + window);
                 }
             }
             Err(reason) => self.refuse_malformed(&BadRequest { id: Id::None, reason }),
@@ -304,10 +302,9 @@ impl Session {
             Malformed::TooLarge(_) => Refusal::TooLarge,
             Malformed::Invalid(_) => Refusal::Malformed,
         };
-        self.events.malformed(&self.wire.peer(), &bad.reason, &self.input.bytes);
-        exchange::refuse_unopened(&refusal, &self.events);
-        let words = if self.download.is_some() { &mut self.aside } else { &mut self.output };
-        self.codec.refuse(&bad.id, &refusal, words);
+        self.events().malformed(&self.wire.peer(), &bad.reason, &self.input.bytes);
+        exchange::refuse_unopened(&refusal, self.events());
+        self.codec.refuse(&bad.id, &refusal, words(&mut self.download, &mut self.output));
         self.input.clear();
         self.ending = Some(End::CutOff);
     }
@@ -316,7 +313,7 @@ impl Session {
         match answer {
             Ok(Some(mut reply)) => {
                 if let Some(rest) = reply.rest.take() {
-                    self.download = Some(Download::new(rest, ticket));
+                    self.download = Some(Box::new(Download::new(rest, ticket)));
                 }
                 self.codec.encode(id, reply, &mut self.output);
             }
@@ -393,10 +390,18 @@ impl Session {
             match &self.idle {
                 Some(place) if place.is_idle() => {}
                 Some(place) => place.set_idle(),
-                None => self.idle = Some(self.shared.idle.enter()),
+                None => self.idle = Some(Box::new(self.shared.idle.enter())),
             }
         }
         Ok(())
+    }
+}
+
+/// Where words of our own go: in the middle of a reply in parts they wait for its end.
+fn words<'o>(download: &'o mut Option<Box<Download>>, output: &'o mut Output) -> &'o mut Output {
+    match download {
+        Some(download) => &mut download.aside,
+        None => output,
     }
 }
 

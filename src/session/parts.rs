@@ -10,7 +10,7 @@ use super::{End, Session};
 use crate::exchange::Ticket;
 use crate::protocol::{Id, Request};
 use crate::wire::parts::{self, CAPACITY, Poured, Sender};
-use crate::wire::{CHUNK, Parts};
+use crate::wire::{CHUNK, Output, Parts};
 
 /// Bytes that a client must send for `client_progress` to start anew: a trickle does not count as progress.
 const PROGRESS: usize = CHUNK;
@@ -57,11 +57,13 @@ impl Upload {
 pub(super) struct Download {
     pub(super) rest: Parts,
     pub(super) ticket: Ticket,
+    /// Words of our own that wait for its end.
+    pub(super) aside: Output,
 }
 
 impl Download {
     pub(super) fn new(rest: Parts, ticket: Ticket) -> Self {
-        Self { rest, ticket }
+        Self { rest, ticket, aside: Output::new() }
     }
 
     /// Bytes that wait for the client.
@@ -143,8 +145,9 @@ impl Session {
             Poured::Nothing => Ok(false),
             Poured::Cut => Err(End::Cut),
             Poured::Whole => {
-                self.download = None;
-                self.output.append(&mut self.aside);
+                if let Some(mut download) = self.download.take() {
+                    self.output.append(&mut download.aside);
+                }
                 self.reading_since = Instant::now();
                 if self.outstanding.is_empty() {
                     self.ask_for_fin();

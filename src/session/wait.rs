@@ -108,7 +108,7 @@ impl Session {
         self.read()?;
         let unasked = self.outstanding.is_empty() && self.upload.is_none() && self.input.bytes.is_empty();
         if unasked && self.output.is_empty() && self.ending.is_none() {
-            self.events.client_evicted();
+            self.events().client_evicted();
             return Err(End::Idle);
         }
         Ok(())

@@ -505,8 +505,8 @@ async fn a_panic_ends_its_task_only_and_the_client_gets_an_answer(mode: Mode) {
 
 /// An idle client costs its session's task before all else: `docs/scaling.md` promises what it takes.
 #[tokio::test(start_paused = true)]
-async fn a_session_takes_less_than_a_kibibyte() {
+async fn a_session_takes_little_memory() {
     let front = Front::new(Mode::Multiplex);
     let session = Session::new(memory::pair(1).0.into(), front.shared.clone()).run(());
-    assert!(size_of_val(&session) < 1024, "{}", size_of_val(&session));
+    assert!(size_of_val(&session) <= 768, "{}", size_of_val(&session));
 }
