@@ -309,4 +309,20 @@ mod tests {
         sleep(SECOND).await;
         assert_eq!(opened(), 2, "a place is free and nobody gets it");
     }
+
+    /// What a client has sent before it is asked to make room is no less a request because the reactor has not
+    /// told of it yet.
+    #[tokio::test]
+    async fn an_idle_client_that_has_just_asked_is_not_evicted() {
+        let idle = IdleClients::default();
+        let it = start(10, Arc::new(Semaphore::new(100)), &idle);
+        let mut client = idle_client(it.port).await;
+        client.write_all(&message(HEARTBEAT, 2, b"")).unwrap();
+        assert!(idle.evict_oldest());
+        sleep(SECOND / 10).await;
+        let mut answer = [0; 5];
+        client.set_read_timeout(Some(SECOND)).unwrap();
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(it.world.events.clients_evicted.get(), 0);
+    }
 }
