@@ -325,4 +325,39 @@ mod tests {
         client.read_exact(&mut answer).unwrap();
         assert_eq!(it.world.events.clients_evicted.get(), 0);
     }
+
+    /// How long a pause of 50 ms is while a client sends `message` for two seconds without a pause, and reads what
+    /// comes as fast.
+    async fn pause_beside_a_flood(port: u16, message: &[u8]) -> Duration {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut reader = client.try_clone().unwrap();
+        let chunk = message.repeat(4096);
+        let writing = std::thread::spawn(move || {
+            let start = std::time::Instant::now();
+            while start.elapsed() < 2 * SECOND && client.write_all(&chunk).is_ok() {}
+            let _ = client.shutdown(std::net::Shutdown::Both);
+        });
+        let reading = std::thread::spawn(move || {
+            let mut scratch = vec![0; 1 << 16];
+            while reader.read(&mut scratch).is_ok_and(|read| read > 0) {}
+        });
+        let mut longest = Duration::ZERO;
+        for _ in 0..10 {
+            let start = Instant::now();
+            sleep(SECOND / 20).await;
+            longest = longest.max(start.elapsed());
+        }
+        while !(writing.is_finished() && reading.is_finished()) {
+            sleep(SECOND / 20).await;
+        }
+        longest
+    }
+
+    #[tokio::test]
+    async fn a_client_whose_requests_are_refused_at_once_does_not_hold_up_the_others() {
+        let it = start(10, Arc::new(Semaphore::new(100)), &IdleClients::default());
+        it.world.back.drain();
+        let longest = pause_beside_a_flood(it.port, &message(0, 2, b"")).await;
+        assert!(longest < SECOND / 2, "a pause of 50 ms took {longest:?}");
+    }
 }
