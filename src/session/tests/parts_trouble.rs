@@ -327,3 +327,31 @@ async fn a_large_request_right_behind_another_is_charged_too() {
     session.abort();
     assert!(taken >= 64 << 10, "only {taken} bytes are counted");
 }
+
+/// Where the connection is on another thread, it may make room at any time: also while the session's turn has another
+/// reason.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_kept_waiting_is_not_slow_when_room_is_made_during_a_turn() {
+    let mut front = start(Mode::Exclusive, 1);
+    let mut server = front.server().await;
+    let (near, far) = memory::pair(1 << 20);
+    let mut client = Wire::from(near);
+    let mut session = Session::new(far.into(), front.shared.clone());
+    let request = frame(0, 1, &payload(LARGE, 1));
+    // The server takes nothing until there is no room left.
+    for part in request.chunks(1000) {
+        client.write_all(part).await.unwrap();
+        session.turn().unwrap();
+        settle().await;
+        if session.upload.as_ref().is_some_and(|upload| !upload.has_room()) {
+            break;
+        }
+    }
+    assert!(!session.upload.as_ref().unwrap().has_room());
+    tokio::time::sleep(6 * SECOND).await;
+    session.turn().unwrap();
+    server.wire.read_exact(&mut [0; 60_000]).await.unwrap();
+    settle().await;
+    assert!(session.upload.as_ref().unwrap().has_room());
+    assert_eq!(session.turn().err(), None, "the client has had no time at all");
+}
