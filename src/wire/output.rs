@@ -240,4 +240,13 @@ mod tests {
         assert_eq!(out.write_once(|_| Err("no")), Err("no"));
         assert_eq!(drain(&mut out, 1), b"abc");
     }
+
+    #[test]
+    fn what_is_kept_for_the_next_output_is_of_one_size() {
+        let mut out = Output::new();
+        out.put(&[0; 1 << 20]);
+        drain(&mut out, 1 << 21);
+        let kept = SPARES.with_borrow(|spares| spares.iter().map(BytesMut::capacity).max());
+        assert!(kept.is_none_or(|kept| kept <= GATHER), "{kept:?} bytes");
+    }
 }
