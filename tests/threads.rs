@@ -250,3 +250,64 @@ fn messages_in_parts_go_on_between_threads() {
         daemon.assert_conserved();
     }
 }
+
+/// A server whose replies are in parts, the last bytes some microseconds behind the others.
+fn serve_in_two_steps(wire: Wire, front: usize, rest: usize) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serve = move |mut server: std::net::TcpStream| -> std::io::Result<()> {
+        server.set_nodelay(true)?;
+        let bytes = (front + rest - wire.header()) as u64;
+        for turn in 0.. {
+            let mut request = vec![0; wire.header() + 16];
+            std::io::Read::read_exact(&mut server, &mut request)?;
+            let mut reply = wire.head(bytes, 0, 0);
+            let at = wire.header() - 8;
+            reply[at..].copy_from_slice(&request[at..wire.header()]);
+            stream::write(&mut reply, bytes)?;
+            std::io::Write::write_all(&mut server, &reply[..front])?;
+            let start = std::time::Instant::now();
+            while start.elapsed() < std::time::Duration::from_nanos(turn % 200 * 500) {}
+            std::io::Write::write_all(&mut server, &reply[front..])?;
+        }
+        Ok(())
+    };
+    std::thread::spawn(move || {
+        for server in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || serve(server));
+        }
+    });
+    address
+}
+
+/// The end of a reply in parts comes from another thread, at any moment: also while its session looks whether the
+/// reply is late.
+#[test]
+fn a_reply_in_parts_that_ends_on_another_thread_is_not_cut() {
+    const EACH: u64 = 20_000;
+    const CLIENTS: u64 = 4;
+    const SIZES: (usize, usize) = (4200, 100);
+    let wire = Wire::Wide;
+    let daemon = Plan::new(wire, "exclusive", &serve_in_two_steps(wire, SIZES.0, SIZES.1))
+        .set("pool.max_connections", "4")
+        .set("pool.max_buffered", "\"4KiB\"")
+        .workers(2)
+        .start_ready();
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut client = stream::connect(&daemon.address);
+                for turn in 0..EACH {
+                    let head = stream::request_head(wire, 16, 0, false);
+                    std::io::Write::write_all(&mut &client, &head).unwrap();
+                    stream::expect_reply(&client, wire, (SIZES.0 + SIZES.1 - wire.header()) as u64);
+                    if turn % 100 == 99 {
+                        client = stream::connect(&daemon.address);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(daemon.outcome("ok"), EACH * CLIENTS);
+    daemon.assert_conserved();
+}
