@@ -61,6 +61,29 @@ fn a_half_closing_one_shot_client_gets_its_reply_and_a_clean_end() {
     }
 }
 
+/// A one-shot client is not watched while it waits: what it asks meanwhile is not to be thrown away.
+#[test]
+fn a_one_shot_client_that_asks_again_before_its_reply_has_both() {
+    let mut server = Server::start(WIRE, &["--exclusive"]);
+    let daemon = settings(&server, &[("sockets.one_shot", "true"), ("pool.max_connections", "1")]);
+    for verb in ["echo", "big:3000", "big:10000", "big:30000"] {
+        // The only connection is busy, so that the reply cannot come before the second request.
+        let mut first = Client::connect(&daemon.address, WIRE);
+        let held = first.ask("hold");
+        server.reaches("held", 1);
+        let mut client = Client::connect(&daemon.address, WIRE);
+        let asked = client.ask(verb);
+        // Not read together with the first one.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        client.ask("echo");
+        server.ask("release");
+        first.expect(&held);
+        client.expect(&asked);
+        let answer = client.receive();
+        assert!(matches!(answer, Answer::Reply(_)), "{verb}: {answer:?} for the second request");
+    }
+}
+
 #[test]
 fn a_half_closing_reader_gets_its_reply_and_a_clean_end() {
     let mut server = Server::start(WIRE, &["--exclusive"]);
