@@ -7,6 +7,7 @@ mod common;
 use std::io::ErrorKind;
 
 use common::{Answer, Asked, Client, Daemon, Load, Plan, Server, Wire, becomes, call, eventually, kernel};
+use rustix::process::Signal;
 
 const WIRE: Wire = Wire::Tagged;
 
@@ -104,6 +105,27 @@ fn a_half_closing_reader_gets_its_reply_and_a_clean_end() {
             let (rest, end) = client.read_to_end();
             assert!(rest.is_empty() && end.is_ok(), "{close} {verb}: {end:?} after {} bytes", rest.len());
         }
+    }
+}
+
+#[test]
+fn a_half_closing_reader_gets_its_reply_and_a_clean_end_in_a_drain() {
+    for one_shot in ["false", "true"] {
+        let mut server = Server::start(WIRE, &["--exclusive"]);
+        let mut daemon = settings(&server, &[("sockets.one_shot", one_shot)]);
+        let mut client = Client::connect(&daemon.address, WIRE);
+        let asked = client.ask("hold");
+        client.finish_sending();
+        server.reaches("held", 1);
+        daemon.signal(Signal::TERM);
+        eventually("refused connects", || {
+            std::net::TcpStream::connect(&daemon.address).is_err().then_some(())
+        });
+        server.ask("release");
+        client.expect(&asked);
+        assert_eq!(daemon.wait(), Some(0));
+        let (rest, end) = client.read_to_end();
+        assert!(rest.is_empty() && end.is_ok(), "one_shot {one_shot}: {end:?} after {} bytes", rest.len());
     }
 }
 
