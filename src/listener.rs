@@ -333,7 +333,7 @@ mod tests {
         let mut reader = client.try_clone().unwrap();
         let chunk = message.repeat(4096);
         let writing = std::thread::spawn(move || {
-            let start = std::time::Instant::now();
+            let start = Instant::now();
             while start.elapsed() < 2 * SECOND && client.write_all(&chunk).is_ok() {}
             let _ = client.shutdown(std::net::Shutdown::Both);
         });

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
@@ -34,6 +34,8 @@ impl Connection {
         alarm: Pin<&mut Alarm>,
         wait: Wait,
     ) -> Poll<Result<(), CloseReason>> {
+        // Other threads may bring work for ever: this one's tasks must get their turn all the same.
+        ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
         if self.input.poll_granted(cx).is_ready() {
             self.last_read = Instant::now();
             return Poll::Ready(Ok(()));

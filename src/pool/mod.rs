@@ -121,8 +121,7 @@ impl Pool {
         }
         let deadline = ticket.deadline();
         if deadline.is_some_and(|at| at <= now) {
-            let _ = ticket.refuse(Refusal::Timeout);
-            self.queue.withdraw(ticket);
+            self.time_out(ticket);
             return None;
         }
         // An exchange that a connection has may come back to wait: it is looked at all the same.
@@ -139,10 +138,18 @@ impl Pool {
         deadline.or_else(|| Some(now + self.settings.acquire_timeout))
     }
 
-    /// Ends the exchange because its client is gone.
-    pub fn abandon(&self, ticket: &Ticket) {
-        let _ = ticket.abandon();
+    /// Ends the exchange because its deadline has come. False if it had ended before.
+    pub fn time_out(&self, ticket: &Ticket) -> bool {
+        let timed_out = ticket.refuse(Refusal::Timeout).is_ok();
         self.queue.withdraw(ticket);
+        timed_out
+    }
+
+    /// Ends the exchange because its client is gone. False if it had ended before.
+    pub fn abandon(&self, ticket: &Ticket) -> bool {
+        let abandoned = ticket.abandon().is_ok();
+        self.queue.withdraw(ticket);
+        abandoned
     }
 
     /// Whether the warm floor has stood once.

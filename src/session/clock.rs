@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{End, Session};
 use crate::events::ClientTimeout;
-use crate::lifecycle::Phase;
+use crate::lifecycle::{Phase, earliest};
 use crate::wire::CHUNK;
 
 /// At a drain, how long a client that has just connected may take to send its first byte.
@@ -61,14 +61,13 @@ impl Session {
         let pool = &self.shared.pool;
         let expiries = self.outstanding.iter().filter_map(|(_, ticket)| pool.expire(ticket, now));
         self.expiry = expiries.min();
-        if let Some(ticket) = self.download.as_ref().map(|download| &download.ticket)
-            && !ticket.is_ended()
-        {
-            let expiry = pool.expire(ticket, now);
-            if ticket.is_ended() {
-                return Err(End::Cut);
+        if let Some(ticket) = self.download.as_ref().map(|download| &download.ticket) {
+            match ticket.deadline().filter(|_| !ticket.is_ended()) {
+                // Only if it is this look that ends it: it may have just ended well, all of it in the pipe.
+                Some(at) if at <= now && pool.time_out(ticket) => return Err(End::Cut),
+                Some(at) if at <= now => {}
+                deadline => self.expiry = earliest([self.expiry, deadline]),
             }
-            self.expiry = self.expiry.into_iter().chain(expiry).min();
         }
         Ok(())
     }
@@ -123,7 +122,11 @@ impl Session {
     /// between requests, a sign of life.
     pub(super) fn read_deadline(&self) -> Option<Instant> {
         if let Some(upload) = &self.upload {
-            return self.wants_input().then(|| upload.since + self.shared.settings.client_progress);
+            let waits = upload.full || !self.wants_input();
+            return (!waits).then(|| upload.since + self.shared.settings.client_progress);
+        }
+        if self.fin.is_some() {
+            return None;
         }
         let draining = self.front.phase() != Phase::Running;
         // Memory is waited for as long as it takes, but not at the expense of others, and not in a drain.

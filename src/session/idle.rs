@@ -151,6 +151,8 @@ impl IdlePlace {
 impl Drop for IdlePlace {
     fn drop(&mut self) {
         self.set_busy();
+        // The place may be among the oldest for a while; the task need not be.
+        drop(self.place.session().take());
         self.clients.list.clients().places.remove(self.keys.0);
         if let (Some(all), Some(key)) = (&self.clients.all, self.keys.1) {
             all.clients().places.remove(key);

@@ -81,6 +81,8 @@ pub struct Session {
     requests: u64,
     /// The time of this turn: looking at the clock costs as much as some of its steps.
     now: Instant,
+    /// The kernel is to be asked, whatever waits to be written: a further request or a FIN makes a difference.
+    asks: bool,
     /// The last message was one that a one-shot client waits no reply for.
     unanswered: bool,
     /// Since when the session has been in its present state of reading: see [`Session::read_deadline`].
@@ -114,6 +116,7 @@ impl Session {
             idle: None,
             requests: 0,
             now,
+            asks: false,
             unanswered: false,
             reading_since: now,
             writing_since: None,
@@ -173,6 +176,7 @@ impl Session {
     }
 
     fn read(&mut self) -> Result<(), End> {
+        self.look_at_upload();
         for _ in 0..READS {
             if !self.wants_input() {
                 break;
@@ -194,6 +198,7 @@ impl Session {
                 Err(_) => return Err(End::Gone),
             }
         }
+        self.asks = false;
         Ok(())
     }
 
@@ -213,7 +218,7 @@ impl Session {
     fn wants_input(&self) -> bool {
         let takes_more = match &self.upload {
             Some(upload) => upload.has_room(),
-            None => self.output.len() < MAX_UNWRITTEN,
+            None => self.asks || self.output.len() < MAX_UNWRITTEN,
         };
         self.fin.is_none() && self.takes_in() && self.input.has_room() && takes_more
     }

@@ -25,6 +25,8 @@ pub(super) struct Upload {
     sender: Sender,
     /// Since when its client owes us something.
     pub(super) since: Instant,
+    /// The session has found it full, and not yet that it takes parts again.
+    pub(super) full: bool,
     received: usize,
 }
 
@@ -79,7 +81,7 @@ impl Session {
         let (sender, rest) = parts::pipe(CAPACITY, request.charge.clone());
         request.rest = Some(rest);
         self.admit(id, request);
-        self.upload = Some(Upload { sender, since: Instant::now(), received: 0 });
+        self.upload = Some(Upload { sender, since: Instant::now(), full: false, received: 0 });
     }
 
     /// Passes the next part of the request on.
@@ -109,10 +111,14 @@ impl Session {
         tickets.find(|ticket| ticket.deadline().is_none())
     }
 
-    /// A full upload takes parts again: what did not come meanwhile was not the client's fault.
-    pub(super) fn resume_upload(&mut self) {
-        if let Some(upload) = &mut self.upload {
-            upload.since = Instant::now();
+    /// Notes whether the upload takes parts. If it does again: what did not come meanwhile was not the client's
+    /// fault.
+    pub(super) fn look_at_upload(&mut self) {
+        let Some(upload) = &mut self.upload else { return };
+        if upload.full && upload.has_room() {
+            (upload.since, upload.full) = (Instant::now(), false);
+        } else {
+            upload.full |= !upload.has_room();
         }
     }
 
@@ -124,11 +130,7 @@ impl Session {
         }
         let pool = &self.shared.pool;
         self.outstanding.retain(|&mut (_, ref ticket)| {
-            let keep = ticket.deadline().is_some() || ticket.has_answer();
-            if !keep {
-                pool.abandon(ticket);
-            }
-            keep
+            ticket.deadline().is_some() || ticket.has_answer() || !pool.abandon(ticket)
         });
         // An answer that has begun must end in time.
         if let Some(ticket) = self.incomplete() {

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
@@ -19,8 +19,6 @@ const FEW: u64 = 8;
 /// What a session waits for, as it was when the wait began.
 #[derive(Clone, Copy)]
 struct Wait {
-    /// The upload was full.
-    for_room: bool,
     /// `None` while the socket is not watched.
     interest: Option<Interest>,
     deadline: Option<Instant>,
@@ -29,14 +27,14 @@ struct Wait {
 impl Session {
     pub(super) async fn wait(&mut self, mut alarm: Pin<&mut Alarm>) -> Result<(), End> {
         // Asked once and first: another thread may make room at any time, and then somebody must hear of it.
-        let for_room = self.upload.as_ref().is_some_and(|upload| !upload.has_room());
+        self.look_at_upload();
         let unwatched = self.unwatched_until().filter(|until| *until > self.now);
         let deadline =
             earliest([self.expiry, self.write_deadline(), self.read_deadline(), self.next_look, unwatched]);
         let read = self.wants_input();
         let watched = Interest { read, write: !self.output.is_empty(), reset: !read };
         let interest = unwatched.is_none().then_some(watched);
-        let wait = Wait { for_room, interest, deadline };
+        let wait = Wait { interest, deadline };
         poll_fn(|cx| self.poll_event(cx, alarm.as_mut(), wait)).await
     }
 
@@ -48,8 +46,10 @@ impl Session {
         alarm: Pin<&mut Alarm>,
         wait: Wait,
     ) -> Poll<Result<(), End>> {
-        if wait.for_room && self.upload.as_ref().is_some_and(|upload| upload.poll_room(cx).is_ready()) {
-            self.resume_upload();
+        // What is answered at once never waits for the runtime: others must get their turn all the same.
+        ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
+        if self.upload.as_ref().is_some_and(|upload| upload.full && upload.poll_room(cx).is_ready()) {
+            self.look_at_upload();
             return Poll::Ready(Ok(()));
         }
         if self.input.poll_granted(cx).is_ready() {
@@ -98,6 +98,7 @@ impl Session {
     /// may not know of it yet.
     pub(super) fn ask_for_fin(&mut self) {
         if self.shared.settings.one_shot || self.requests <= FEW {
+            self.asks = true;
             self.wire.ask_kernel();
         }
     }
@@ -105,6 +106,9 @@ impl Session {
     /// Gives way to a new client, unless a request has come meanwhile.
     fn evicted(&mut self) -> Result<(), End> {
         self.now = Instant::now();
+        // The reactor may not know of its request yet.
+        self.asks = true;
+        self.wire.ask_kernel();
         self.read()?;
         let unasked = self.outstanding.is_empty() && self.upload.is_none() && self.input.bytes.is_empty();
         if unasked && self.output.is_empty() && self.ending.is_none() {

@@ -33,7 +33,7 @@ fn spare() -> BytesMut {
 fn give_back(mut buffer: BytesMut) {
     buffer.clear();
     SPARES.with_borrow_mut(|spares| {
-        if spares.len() < SPARE && buffer.capacity() <= GATHER && buffer.try_reclaim(GATHER) {
+        if spares.len() < SPARE && buffer.try_reclaim(GATHER) && buffer.capacity() <= GATHER {
             spares.push(buffer);
         }
     });
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_the_next_output_is_of_one_size() {
         let mut out = Output::new();
-        out.put(&[0; 1 << 20]);
+        out.put(&vec![0; 1 << 20]);
         drain(&mut out, 1 << 21);
         let kept = SPARES.with_borrow(|spares| spares.iter().map(BytesMut::capacity).max());
         assert!(kept.is_none_or(|kept| kept <= GATHER), "{kept:?} bytes");

@@ -350,7 +350,7 @@ async fn a_client_that_was_kept_waiting_is_not_slow_when_room_is_made_during_a_t
     assert!(!session.upload.as_ref().unwrap().has_room());
     tokio::time::sleep(6 * SECOND).await;
     session.turn().unwrap();
-    server.wire.read_exact(&mut [0; 60_000]).await.unwrap();
+    server.wire.read_exact(&mut vec![0; 60_000]).await.unwrap();
     settle().await;
     assert!(session.upload.as_ref().unwrap().has_room());
     assert_eq!(session.turn().err(), None, "the client has had no time at all");
