@@ -70,7 +70,8 @@ class Results:
         yield from table(("machine", ""), [(key, str(value)) for key, value in self.machine.items()])
         yield "## Targets"
         yield ""
-        yield "Ratios are of medians of this run; 5 % over a limit is a tie."
+        yield ("Ratios are of medians of this run; 5 % over a limit is a tie. Allocations are not of this run: `tests/instructions/run`"
+               " has counted them, in `tests/instructions/record.json`.")
         yield ""
         yield from targets_table(TARGETS, self)
         for case in self._cases():
