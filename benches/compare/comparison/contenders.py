@@ -32,6 +32,7 @@ class Contender:
     what: str
     values: dict = field(default_factory=dict)
     speaks: str | None = None  # in place of the case's protocol, where the bytes are the same
+    descriptors: int = 2  # a client holds; one where connections to the server are shared
 
 
 def pooled(program, mode, connections, served, what, speaks=None):
@@ -39,7 +40,7 @@ def pooled(program, mode, connections, served, what, speaks=None):
     values = {"mode": mode, "connections": connections, "one_shot": str(served).lower(),
               "close": "reset" if served else "client"}
     name = f"{program} {mode}" + ("" if served else ", client closes")
-    return Contender(name, program, what, values, speaks)
+    return Contender(name, program, what, values, speaks, descriptors=1)
 
 
 CONTENDERS = {contender.name: contender for contender in [

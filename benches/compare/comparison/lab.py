@@ -99,8 +99,8 @@ class Lab:
         speaks = contender.speaks or case.protocol
         protocol, layout = LAYOUTS[speaks]
         values = {"program": self.programs[contender.program], "dir": self.dir, "listen": self.addresses[0],
-                  "upstream": UPSTREAM, "clients": most_clients(), "speaks": speaks, "protocol": protocol,
-                  "layout": layout, **contender.values}
+                  "upstream": UPSTREAM, "clients": most_clients(contender), "speaks": speaks, "protocol": protocol,
+                  "layout": layout, "descriptors": descriptors(), **contender.values}
         for name in ("listen", "upstream"):
             values[f"{name}_host"], _, values[f"{name}_port"] = values[name].rpartition(":")
         if template := TEMPLATES.get(contender.program):
@@ -201,9 +201,14 @@ def raise_fd_limit(wanted=0):
             pass
 
 
-def most_clients():
-    """A proxy without pooling holds two descriptors a client, and some more."""
-    return min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100)
+def descriptors():
+    """What a process may hold."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def most_clients(contender):
+    """What its descriptors allow, with some to spare."""
+    return min(20_000, (descriptors() - 200) // contender.descriptors)
 
 
 def need_root():

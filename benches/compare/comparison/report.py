@@ -118,11 +118,10 @@ class Results:
             return
         yield "## Memory"
         yield ""
-        clients = max(memory["clients"] for memory in self.extra["memory"].values())
-        yield f"Resident, with {clients:,} clients that have sent nothing yet, and after one request each."
+        yield "Resident, with idle clients that have sent nothing yet, and after one request each."
         yield ""
-        yield from table(("", "at rest, MiB", "idle, MiB", "after a request, MiB", "KiB a client", "after a request"), [
-            (name, *(f"{memory[state] / 1024:.1f}" for state in ("rest", "idle", "asked")),
+        yield from table(("", "clients", "at rest, MiB", "idle, MiB", "after a request, MiB", "KiB a client", "after a request"), [
+            (name, f"{memory['clients']:,}", *(f"{memory[state] / 1024:.1f}" for state in ("rest", "idle", "asked")),
              f"{self.per_client(name, 'idle'):.2f}", f"{self.per_client(name, 'asked'):.2f}")
             for name, memory in self.extra["memory"].items()])
 
