@@ -37,6 +37,10 @@ def allocations(script):
     return lambda _: json.loads(RECORD.read_text())["per request"][script]["allocations"]
 
 
+def opened(case, contender):
+    return lambda r: sum(run["opened"] for run in r.runs[case, contender])
+
+
 def share_left(case, contender):
     return lambda r: 100 * r.median(case, contender, "time_wait") / r.requests(case)
 
@@ -68,10 +72,11 @@ TARGETS = [
     Target("memory per idle client", 1.5, lambda r: r.per_client(f"warmline {PERSISTENT}", "idle"), "KiB", tie=0),
     Target("memory per idle client, after a request", 1.5,
            lambda r: r.per_client(f"warmline {PERSISTENT}", "asked"), "KiB", tie=0),
-    Target("upstream connections opened under load, multiplex", 0,
-           lambda r: r.median("short", "warmline multiplex", "opened"), tie=0),
-    Target("upstream connections opened under load, exclusive", 0,
-           lambda r: r.median("short", "warmline exclusive", "opened"), tie=0),
+    # Five repetitions of 20,000 requests are the 100,000 that the target speaks of; of persistent clients, each is.
+    Target("upstream connections opened in all repetitions, multiplex", 0, opened("short", "warmline multiplex"), tie=0),
+    Target("upstream connections opened in all repetitions, exclusive", 0, opened("short", "warmline exclusive"), tie=0),
+    Target("upstream connections opened in all repetitions, persistent clients", 0,
+           opened("persistent", f"warmline {PERSISTENT}"), tie=0),
     Target("TIME_WAIT left of one-shot clients, multiplex", 0.5, share_left("short", "warmline multiplex"), "%", tie=0),
     Target("TIME_WAIT left of one-shot clients, exclusive", 0.5, share_left("short", "warmline exclusive"), "%", tie=0),
     Target("TIME_WAIT left, clients close first", 0.5, share_left("client closes", f"warmline {PERSISTENT}"), "%",
