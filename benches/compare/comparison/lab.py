@@ -15,7 +15,7 @@ from string import Template
 
 from .contenders import LAYOUTS, LISTEN, PROGRAMS, TEMPLATES, UPSTREAM
 
-# The proxy has a core for itself.
+# The proxy has a core for itself; with several workers the other one, too.
 PROXY_CORE, OTHER_CORE = 0, 1
 # Seconds.
 READY_WITHIN, REPORT_WITHIN = 15, 20
@@ -65,9 +65,9 @@ class Lab:
         self.started.append(process)
         return process
 
-    def start(self, core, command):
+    def start(self, cores, command):
         """Starts `command` in the namespace."""
-        enter = ["nsenter", "-n", "-t", str(self.upstream.pid), "taskset", "-c", str(core)]
+        enter = ["nsenter", "-n", "-t", str(self.upstream.pid), "taskset", "-c", str(cores)]
         return self._spawn(enter + [str(word) for word in command])
 
     def start_proxy(self, contender, case):
@@ -75,7 +75,8 @@ class Lab:
         self.addresses = [f"unix:{self.dir}/proxy.sock" if case.unix else LISTEN]
         if contender.program is None:
             self.addresses = [UPSTREAM]
-        proxy = self.start(PROXY_CORE, self._command(contender, case)) if contender.program else None
+        cores = PROXY_CORE if contender.workers == 1 else f"{PROXY_CORE},{OTHER_CORE}"
+        proxy = self.start(cores, self._command(contender, case)) if contender.program else None
         self._wait_for_reply(contender.name, proxy, case)
         return proxy
 

@@ -70,12 +70,13 @@ class Results:
         yield from table(("machine", ""), [(key, str(value)) for key, value in self.machine.items()])
         yield "## Targets"
         yield ""
-        yield ("Ratios are of medians of this run; 5 % over a limit is a tie. Allocations are not of this run: `tests/instructions/run`"
-               " has counted them, in `tests/instructions/record.json`.")
+        yield ("Ratios are of medians of this run; 5 % over a limit is a tie. Allocations are not of this run:"
+               " `tests/instructions/run` has counted them, in `tests/instructions/record.json`.")
         yield ""
         yield from targets_table(TARGETS, self)
         for case in self._cases():
             yield from self._case(case)
+        yield from self._workers()
         yield "## CPU and latency"
         yield ""
         yield "![CPU per request](cpu.svg)"
@@ -112,6 +113,19 @@ class Results:
                          f"{min(cpu):.1f} - {max(cpu):.1f}", middle("per_second"), middle("p50"), middle("p90"),
                          middle("p99"), middle("p99.9"), middle("opened"), left, f"{total[0]}, {total[1]}"))
         yield from table(head, rows)
+
+    def _workers(self):
+        pairs = [(case, name.rpartition(", ")[0], name) for case in self._cases() for name in self._contenders(case)
+                 if CONTENDERS[name].workers > 1]
+        rows = [(CASES[case].what, f"{self.median(case, many, 'cpu_us') / self.median(case, one, 'cpu_us'):.2f}")
+                for case, one, many in pairs if (case, one) in self.runs]
+        if rows:
+            yield "## Two workers"
+            yield ""
+            yield ("CPU per request of two workers over that of one. The two have both cores, one of them shared with load"
+                   " and server.")
+            yield ""
+            yield from table(("", "over one"), rows)
 
     def _memory(self):
         if not self.extra["memory"]:
