@@ -65,7 +65,8 @@ class Results:
     def _markdown(self):
         yield "# Results"
         yield ""
-        yield "Written by `benches/compare/run`; [README.md](README.md) says what is measured and how to read it."
+        yield ("Written by `benches/compare/run`; [README.md](README.md) says what is measured and how to read it, [NOTES.md](NOTES.md)"
+               " has remarks by hand.")
         yield ""
         yield from table(("machine", ""), [(key, str(value)) for key, value in self.machine.items()])
         yield "## Targets"
@@ -90,9 +91,6 @@ class Results:
             yield ""
             yield from (f"- {failure}" for failure in self.failures)
             yield ""
-        notes = HERE / "notes.md"
-        if notes.exists():
-            yield notes.read_text().rstrip()
 
     def _case(self, case):
         yield f"## {CASES[case].what}"
