@@ -18,9 +18,11 @@ class Case:
 
 CASES = {case.name: case for case in [
     Case("short", "One request a connection, 64-byte frames with an id, TCP", (
-        "direct", "floor exclusive", "warmline exclusive", "floor multiplex", "warmline multiplex", *PEERS)),
+        "direct", "floor exclusive", "warmline exclusive", "floor multiplex", "warmline multiplex",
+        "warmline multiplex, 2 workers", *PEERS)),
     Case("client closes", "The same, the client closes first", (
-        "floor multiplex, client closes", "warmline multiplex, client closes")),
+        "floor multiplex, client closes", "warmline multiplex, client closes",
+        "warmline multiplex, client closes, 2 workers")),
     Case("unix", "One request a connection on a unix socket", ("floor multiplex", "warmline multiplex"), unix=True),
     Case("persistent", "Persistent clients: 1,000 requests a connection", (
         "direct", "floor multiplex, client closes", "warmline multiplex, client closes", *PEERS),

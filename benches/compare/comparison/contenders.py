@@ -32,14 +32,16 @@ class Contender:
     what: str
     values: dict = field(default_factory=dict)
     speaks: str | None = None  # in place of the case's protocol, where the bytes are the same
+    descriptors: int = 2  # a client holds; one where connections to the server are shared
+    workers: int = 1  # threads of warmline; more than one have the core of load and server, too
 
 
-def pooled(program, mode, connections, served, what, speaks=None):
+def pooled(program, mode, connections, served, what, speaks=None, workers=1):
     """The floor and warmline. `served`: the proxy closes after one reply (FIN+RST)."""
     values = {"mode": mode, "connections": connections, "one_shot": str(served).lower(),
-              "close": "reset" if served else "client"}
-    name = f"{program} {mode}" + ("" if served else ", client closes")
-    return Contender(name, program, what, values, speaks)
+              "close": "reset" if served else "client", "workers": workers}
+    name = f"{program} {mode}" + ("" if served else ", client closes") + (f", {workers} workers" if workers > 1 else "")
+    return Contender(name, program, what, values, speaks, descriptors=1, workers=workers)
 
 
 CONTENDERS = {contender.name: contender for contender in [
@@ -50,6 +52,8 @@ CONTENDERS = {contender.name: contender for contender in [
     pooled("warmline", "multiplex", 1, True, "one connection, `one_shot`"),
     pooled("floor", "multiplex", 1, False, "one connection, RST after the client's FIN"),
     pooled("warmline", "multiplex", 1, False, "one connection"),
+    pooled("warmline", "multiplex", 1, True, "one connection, `one_shot`, both cores", workers=2),
+    pooled("warmline", "multiplex", 1, False, "one connection, both cores", workers=2),
     pooled("floor", "pipeline", 1, True, "one connection, FIN+RST"),
     pooled("warmline", "pipeline", 1, True, "one connection, `one_shot`"),
     Contender("haproxy", "haproxy", "TCP mode, a connect per client"),

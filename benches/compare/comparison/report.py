@@ -65,16 +65,19 @@ class Results:
     def _markdown(self):
         yield "# Results"
         yield ""
-        yield "Written by `benches/compare/run`; [README.md](README.md) says what is measured and how to read it."
+        yield ("Written by `benches/compare/run`; [README.md](README.md) says what is measured and how to read it, [NOTES.md](NOTES.md)"
+               " has remarks by hand.")
         yield ""
         yield from table(("machine", ""), [(key, str(value)) for key, value in self.machine.items()])
         yield "## Targets"
         yield ""
-        yield "Ratios are of medians of this run; 5 % over a limit is a tie."
+        yield ("Ratios are of medians of this run; 5 % over a limit is a tie. Allocations are not of this run:"
+               " `tests/instructions/run` has counted them, in `tests/instructions/record.json`.")
         yield ""
         yield from targets_table(TARGETS, self)
         for case in self._cases():
             yield from self._case(case)
+        yield from self._workers()
         yield "## CPU and latency"
         yield ""
         yield "![CPU per request](cpu.svg)"
@@ -88,9 +91,6 @@ class Results:
             yield ""
             yield from (f"- {failure}" for failure in self.failures)
             yield ""
-        notes = HERE / "notes.md"
-        if notes.exists():
-            yield notes.read_text().rstrip()
 
     def _case(self, case):
         yield f"## {CASES[case].what}"
@@ -112,16 +112,28 @@ class Results:
                          middle("p99"), middle("p99.9"), middle("opened"), left, f"{total[0]}, {total[1]}"))
         yield from table(head, rows)
 
+    def _workers(self):
+        pairs = [(case, name.rpartition(", ")[0], name) for case in self._cases() for name in self._contenders(case)
+                 if CONTENDERS[name].workers > 1]
+        rows = [(CASES[case].what, f"{self.median(case, many, 'cpu_us') / self.median(case, one, 'cpu_us'):.2f}")
+                for case, one, many in pairs if (case, one) in self.runs]
+        if rows:
+            yield "## Two workers"
+            yield ""
+            yield ("CPU per request of two workers over that of one. The two have both cores, one of them shared with load"
+                   " and server.")
+            yield ""
+            yield from table(("", "over one"), rows)
+
     def _memory(self):
         if not self.extra["memory"]:
             return
         yield "## Memory"
         yield ""
-        clients = max(memory["clients"] for memory in self.extra["memory"].values())
-        yield f"Resident, with {clients:,} clients that have sent nothing yet, and after one request each."
+        yield "Resident, with idle clients that have sent nothing yet, and after one request each."
         yield ""
-        yield from table(("", "at rest, MiB", "idle, MiB", "after a request, MiB", "KiB a client", "after a request"), [
-            (name, *(f"{memory[state] / 1024:.1f}" for state in ("rest", "idle", "asked")),
+        yield from table(("", "clients", "at rest, MiB", "idle, MiB", "after a request, MiB", "KiB a client", "after a request"), [
+            (name, f"{memory['clients']:,}", *(f"{memory[state] / 1024:.1f}" for state in ("rest", "idle", "asked")),
              f"{self.per_client(name, 'idle'):.2f}", f"{self.per_client(name, 'asked'):.2f}")
             for name, memory in self.extra["memory"].items()])
 

@@ -86,13 +86,8 @@ impl Address {
     }
 }
 
-/// Closes with FIN, and with RST when the peer has acknowledged it: the kernel does both, see tcp(7) on
-/// `TCP_LINGER2` below zero.
-pub fn finish_and_reset(socket: OwnedFd) {
-    reset_when_finished(&socket);
-}
-
-/// What [`finish_and_reset`] asks of the kernel; sockets inherit it from their listener.
+/// Lets a close send FIN, and RST when the peer has acknowledged it: the kernel does both, see tcp(7) on
+/// `TCP_LINGER2` below zero. Sockets inherit it from their listener.
 pub fn reset_when_finished(socket: &OwnedFd) {
     let at_once: libc::c_int = -1;
     let length = libc::socklen_t::try_from(size_of_val(&at_once)).unwrap_or(0);

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use clap::{Parser, ValueEnum};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
-use warmline_compare::address::{Address, finish_and_reset, reset, reset_when_finished};
+use warmline_compare::address::{Address, reset, reset_when_finished};
 use warmline_compare::control::{self, Order};
 use warmline_compare::message::{ID, Protocol};
 use warmline_compare::poll::{BOTH, Poller, READ, Ready};
@@ -48,10 +48,8 @@ enum Mode {
 /// Who closes a client's connection.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Close {
-    /// The floor, after one reply: FIN+RST.
+    /// The floor, after one reply: FIN+RST, asked for once on the listener, from which clients inherit it.
     Reset,
-    /// The same, asked for once on the listener, from which clients inherit it.
-    Inherited,
     /// The client; its FIN is answered by RST.
     Client,
 }
@@ -119,7 +117,7 @@ impl Floor {
     fn new(options: Options) -> io::Result<Self> {
         let poller = Poller::new()?;
         let listener = options.listen.listen()?;
-        if options.close == Close::Inherited && options.listen.is_tcp() {
+        if options.close == Close::Reset && options.listen.is_tcp() {
             reset_when_finished(&listener);
         }
         let (mut sources, mut upstreams) = (Vec::new(), Vec::new());
@@ -327,8 +325,7 @@ impl Floor {
             return Ok(());
         }
         match self.options.close {
-            Close::Reset if tcp => self.drop_client(key, finish_and_reset),
-            Close::Reset | Close::Inherited => self.drop_client(key, drop),
+            Close::Reset => self.drop_client(key, drop),
             Close::Client => return self.register(key),
         }
         Ok(())
