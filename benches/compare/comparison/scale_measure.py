@@ -85,8 +85,10 @@ def cost(point, plan, programs):
         how = {"in_flight": point.in_flight, "everywhere": point.everywhere}
         lab.load(SHORT, max(plan.warm_up, 2 * point.upstreams), **how)
         found = {"wrong": 0, "failed": 0, "opened": 0}
-        loads = [(SHORT, point.rate * plan.rate_seconds)] if point.rate else [
-            (SHORT, plan.requests), (PERSISTENT, plan.many)]
+        loads = [(SHORT, point.rate * plan.rate_seconds or plan.requests)]
+        # What persistent clients gain from a proxy at a rate is not asked.
+        if not point.rate or not point.proxy:
+            loads.append((PERSISTENT, point.rate * plan.rate_seconds or plan.many))
         for case, requests in loads:
             opened, before = lab.accepted(), used(lab, proxy)
             report = lab.load(case, requests, rate=point.rate, **how)
