@@ -27,10 +27,10 @@ class Plan:
     warm_up: int = 2000
     memory_repetitions: int = 3
     traced: int = 3000
-    rate_seconds: int = 4
+    rate_seconds: int = 3
 
 
-FULL = Plan(repetitions=5, requests=20_000, many=100_000)
+FULL = Plan(repetitions=5, requests=8000, many=40_000)
 QUICK = Plan(repetitions=1, requests=4000, many=20_000, warm_up=1000, memory_repetitions=1, rate_seconds=1)
 
 
