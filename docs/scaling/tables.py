@@ -13,6 +13,8 @@ from fleet import EXCLUSIVE, MULTIPLEXED, PORTS, SHORT, SIZES, TIME_WAIT_SECONDS
 
 def number(value):
     """Short, for people."""
+    if 0 < value < 0.001:
+        return "< 0.001"
     return f"{value:,.0f}" if value >= 20 or value == int(value) else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
