@@ -254,7 +254,7 @@ fn many_small_replies() {
 
 #[test]
 fn stored_replies_and_a_small_budget() {
-    let moment = Moment::reading("a reply of 60 KiB unread", "exclusive", request(100, 60 * KIB), 60);
+    let moment = Moment::reading("a reply of 60 KiB unread", "exclusive", request(100, 60 * KIB), 36);
     Moment { memory: "16MiB", serves: false, ..moment }.holds();
 }
 
@@ -281,7 +281,7 @@ fn until_one_is_unread() -> usize {
 /// Its own connection waits for a client that does not read.
 #[test]
 fn replies_in_parts_exclusive() {
-    let moment = Moment::reading("a reply of 300 KiB unread", "exclusive", request(100, 300 * KIB), 60);
+    let moment = Moment::reading("a reply of 300 KiB unread", "exclusive", request(100, 300 * KIB), 24);
     Moment { serves: false, ..moment }.holds();
 }
 

@@ -1,12 +1,16 @@
 """Whether the simulation is right where theory knows the answer, and whether a wrong one would be noticed."""
 
+import json
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import queueing
-from fleet import MULTIPLEX
-from host import TICK, Host, Load, Pool, direct, requests
+from fleet import MULTIPLEX, NEAR, PERSISTENT, RATES, SHORT, TIME_WAIT_SECONDS, WARM_UP, offered, traffic
+from host import TICK, Host, Load, Pool, direct, found_at_arrival, requests
+
+FIGURES = Path(__file__).parent / "figures.json"
 
 SEED = 7
 MARKOV = Load(rate=400.0, on=0, alpha=0, sigma=0, service=0.010)
@@ -18,7 +22,9 @@ def run():
     """0, or what failed."""
     checks = (erlang_by_hand, waits_are_those_of_m_m_c, requests_here_are_rate_times_stay,
               short_connections_are_poisson, bursts_have_the_mean_they_should, a_pool_stays_within_its_bounds,
-              an_idle_connection_is_closed)
+              an_idle_connection_is_closed, a_pool_that_stays_full_opens_nothing, what_bursts_open_does_not_fade,
+            the_rate_is_what_is_meant, a_request_finds_those_that_came_before,
+            the_formulas_of_the_page_give_its_table, the_rule_of_thumb_gives_the_size_that_is_enough)
     failed = [check.__name__ for check in checks if not check()]
     print(f"{len(checks)} checks, {len(failed)} failed")
     return f"failed: {', '.join(failed)}" if failed else 0
@@ -88,3 +94,56 @@ def an_idle_connection_is_closed():
     ticks = Host(pool, 0.0005).run([(1.0, 0.1)] * 4, 60).ticks
     at = [ticks[math.ceil(second / TICK)] for second in (0.5, 3, 8)]
     return at == [2, 4, 2]
+
+
+def a_pool_that_stays_full_opens_nothing():
+    """Its first connections belong to the warm-up."""
+    arrivals = requests(BURSTY, 4 * WARM_UP, random.Random(SEED))
+    cold, warm = (Host(Pool(4), 0.0005, begin).run(arrivals, 4 * WARM_UP) for begin in (0, WARM_UP))
+    return cold.opened == 3 and warm.opened == 0
+
+
+def what_bursts_open_does_not_fade():
+    """As much in the first half of what is counted as in the second."""
+    half = 600
+    arrivals = traffic(100, 4, 2 * half)
+    both, second = (sum(Host(Pool(32), 0.0005, begin).run(one, WARM_UP + 2 * half).opened for one in arrivals)
+                    for begin in (WARM_UP, WARM_UP + half))
+    return near(both - second, second, 0.35)
+
+
+def the_rate_is_what_is_meant():
+    return all(near(offered(traffic(rate, 1, 60), 1, 60), rate, NEAR) for rate in RATES)
+
+
+def a_request_finds_those_that_came_before():
+    """The first has left when the third comes; a round trip is part of its stay."""
+    return found_at_arrival([(1.0, 0.1), (1.05, 0.2), (1.105, 0.1), (1.2, 0.1)], 0.01, 1.05) == [2, 3, 3]
+
+
+def the_formulas_of_the_page_give_its_table():
+    """Those of "For your own figures"."""
+    figures = json.loads(FIGURES.read_text())
+    a, load = figures["assumptions"], figures["load"]
+    per_server = a["hosts"] * a["rate"] / a["servers"]
+    lives = a["process_requests"] * a["processes"] / a["rate"]
+    for one in figures["fleet"]:
+        if one["name"] == SHORT:
+            mean = per_server * (load["service"] + 2 * a["rtt"])
+            opened, left = per_server, per_server * TIME_WAIT_SECONDS
+        elif one["name"] == PERSISTENT:
+            mean, left = a["hosts"] * a["processes"] / a["servers"], 0
+            opened = mean / lives
+        else:
+            mean, left = a["hosts"] * one["open"] / a["servers"], 0
+            opened = mean / a["max_lifetime"] + one["for_bursts"]
+        if not (near(one["mean"], mean, 0.05) and near(one["handshakes"], opened, 0.01) and one["time_wait"] == left):
+            print(one, mean, opened, left)
+            return False
+    return True
+
+
+def the_rule_of_thumb_gives_the_size_that_is_enough():
+    """The power of two that holds what 99 of 100 requests find in service, themselves included."""
+    sweeps = json.loads(FIGURES.read_text())["sweep"]
+    return all(one["enough"] == 2 ** math.ceil(math.log2(one["p99_found"])) for one in sweeps)

@@ -1,10 +1,13 @@
 """The figures of a fleet: hosts simulated one by one, then put together. `../scaling.md` says what each figure means."""
 
+import hashlib
+import itertools
 import operator
 import random
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from host import TICK, Host, Load, Pool, direct, requests
+from host import TICK, Host, Load, Pool, direct, found_at_arrival, requests
 
 SEED = 4
 # struct tcp_timewait_sock in a slab of Linux 6.
@@ -12,8 +15,11 @@ TIME_WAIT_KIB = 0.25
 TIME_WAIT_SECONDS = 60
 # net.ipv4.ip_local_port_range by default.
 PORTS = 60_999 - 32_768 + 1
-# Simulated at the start of each host and thrown away.
-WARM_UP = 10
+# Seconds at the start of each host that are not counted: several times `idle_timeout`, so that a pool is as large as it
+# stays. Its first connections are no running cost.
+WARM_UP = 120
+# The share by which the requests that come, while it is counted, may miss the rate that is meant.
+NEAR = 0.02
 
 
 @dataclass(frozen=True)
@@ -41,18 +47,21 @@ WAYS = {
 }
 SHORT, PERSISTENT = "a connection per request", "a connection per process"
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-# Requests a second: hosts and seconds simulated.
-RATES = {10: (12, 310), 100: (6, 110), 1000: (2, 40)}
-# Of a fleet: hosts and seconds simulated, and moments at which its connections are added up.
-SAMPLE = (16, 110)
+# Requests a second: hosts, and seconds of each that are counted.
+RATES = {10: (16, 600), 100: (4, 600), 1000: (1, 240)}
+# Of a fleet: the same, and moments at which its connections are added up.
+SAMPLE = (16, 600)
 SLICES = 2000
 
 
 def figures(coefficients):
-    ways = fleet(coefficients)
+    arrivals = traffic(FLEET.rate, *SAMPLE)
+    ways = fleet(coefficients, arrivals)
     return rounded({
+        "sources": sources(),
         "coefficients": coefficients,
         "assumptions": asdict(FLEET), "load": asdict(LOAD),
+        "offered": offered(arrivals, *SAMPLE),
         "sweep": [sweep(rate) for rate in RATES],
         "fleet": ways,
         "hosts": hosts(coefficients, ways),
@@ -70,10 +79,31 @@ def rounded(value):
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
+def sources():
+    """Of the programs that the figures come from: whether one of them has changed since."""
+    digest = hashlib.sha256()
+    for name in ("fleet.py", "host.py"):
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()
+
+
 def traffic(rate, hosts, seconds):
-    """The requests of each host."""
-    rng = random.Random(f"{SEED} {rate}")
-    return [requests(replace(LOAD, rate=float(rate)), seconds, rng) for _ in range(hosts)]
+    """The requests of each host, after the warm-up for so many seconds. They are drawn again until they are as many as
+    `rate` says: bursts vary too much to leave that to chance."""
+    for attempt in itertools.count():
+        rng = random.Random(f"{SEED} {rate} {attempt}")
+        found = [requests(replace(LOAD, rate=float(rate)), WARM_UP + seconds, rng) for _ in range(hosts)]
+        if abs(offered(found, hosts, seconds) - rate) <= NEAR * rate:
+            return found
+
+
+def counted(arrivals):
+    return sum(at >= WARM_UP for one in arrivals for at, _ in one)
+
+
+def offered(arrivals, hosts, seconds):
+    """Requests a second and host that came."""
+    return counted(arrivals) / hosts / seconds
 
 
 def sweep(rate):
@@ -81,24 +111,25 @@ def sweep(rate):
     longer than the handshake takes that it saves; larger ones are not looked at."""
     hosts, seconds = RATES[rate]
     arrivals = traffic(rate, hosts, seconds)
-    busy = [count for one in arrivals for count in direct(one, FLEET.rtt, seconds)]
+    found = [count for one in arrivals for count in found_at_arrival(one, FLEET.rtt, WARM_UP)]
     rows = []
     for size in SIZES:
         rows.append(waits(Pool(size), arrivals, seconds))
-        if enough := rows[-1]["p99_ms"] <= FLEET.rtt * 1000 and not rows[-1]["refused"]:
+        enough = rows[-1]["p99_ms"] <= FLEET.rtt * 1000 and not rows[-1]["refused"]
+        if enough:
             break
-    return {"rate": rate, "seconds": seconds, "hosts": hosts, "requests": sum(map(len, arrivals)),
-            "in_service": rate * (LOAD.service + FLEET.rtt), "p99_at_once": quantile(busy, 0.99),
+    return {"rate": rate, "seconds": seconds, "hosts": hosts, "offered": offered(arrivals, hosts, seconds),
+            "in_service": rate * (LOAD.service + FLEET.rtt), "p99_found": quantile(found, 0.99),
             "enough": size if enough else None, "pools": rows, "multiplex": waits(MULTIPLEX, arrivals, seconds)}
 
 
 def waits(pool, arrivals, seconds):
-    runs = [Host(pool, FLEET.rtt).run(one, seconds) for one in arrivals]
+    runs = [Host(pool, FLEET.rtt, WARM_UP).run(one, WARM_UP + seconds) for one in arrivals]
     found = sorted(wait for run in runs for wait in run.waits)
     open_now = [count for run in runs for count in settled(run.ticks)]
     return {"max_connections": pool.max_connections, "mean_ms": 1000 * sum(found) / len(found),
             "p99_ms": 1000 * quantile(found, 0.99),
-            "refused": sum(run.refused for run in runs) / sum(map(len, arrivals)),
+            "refused": sum(run.refused for run in runs) / counted(arrivals),
             "open": sum(open_now) / len(open_now)}
 
 
@@ -110,24 +141,24 @@ def quantile(values, share):
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def fleet(coefficients):
+def fleet(coefficients, arrivals):
     """What a server sees, by way."""
     hosts, seconds = SAMPLE
-    arrivals = traffic(FLEET.rate, hosts, seconds)
     per_server = FLEET.hosts * FLEET.rate / FLEET.servers
-    short = [settled(direct(one, FLEET.rtt, seconds)) for one in arrivals]
+    short = [settled(direct(one, FLEET.rtt, WARM_UP + seconds)) for one in arrivals]
     left = per_server * TIME_WAIT_SECONDS
     ways = [way(SHORT, short, per_server, left, coefficients, "server_short_us"),
             way(PERSISTENT, [[FLEET.processes] * len(short[0])], per_server / FLEET.process_requests, 0,
                 coefficients, "server_persistent_us")]
     for name, (mode, pool) in WAYS.items():
-        runs = [Host(pool, FLEET.rtt).run(one, seconds) for one in arrivals]
+        runs = [Host(pool, FLEET.rtt, WARM_UP).run(one, WARM_UP + seconds) for one in arrivals]
         ticks = [settled(run.ticks) for run in runs]
-        opened = (sum(run.opened for run in runs) / hosts / seconds
-                  + mean(ticks) / FLEET.max_lifetime) * FLEET.hosts / FLEET.servers
-        found = way(name, ticks, opened, 0, coefficients, f"server_{mode}_short_us")
+        bursts = sum(run.opened for run in runs) / hosts / seconds * FLEET.hosts / FLEET.servers
+        # As if every connection lived until it is replaced: a little more than there are.
+        replaced = mean(ticks) / FLEET.max_lifetime * FLEET.hosts / FLEET.servers
+        found = way(name, ticks, bursts + replaced, 0, coefficients, f"server_{mode}_short_us")
         waited = sorted(wait for run in runs for wait in run.waits)
-        ways.append(found | {"mode": mode, "p99_wait_ms": 1000 * quantile(waited, 0.99), "open": mean(ticks)})
+        ways.append(found | {"mode": mode, "for_bursts": bursts, "p99_wait_ms": 1000 * quantile(waited, 0.99), "open": mean(ticks)})
     return ways
 
 
@@ -158,7 +189,7 @@ def hosts(coefficients, ways):
     found = []
     for one in ways:
         if "mode" in one:
-            cpu = coefficients[f"proxy_{one['mode']}_quiet_us"] * FLEET.rate / 1e6
+            cpu = coefficients[f"proxy_{one['mode']}_us"] * FLEET.rate / 1e6
             kib = resident(coefficients, FLEET.processes, one["open"], 1)
             found.append({"name": one["name"], "cores": cpu, "mib": kib / 1024, "time_wait": 0, "ports": one["open"],
                           "p99_wait_ms": one["p99_wait_ms"]})

@@ -73,6 +73,19 @@ def direct(arrivals, rtt, seconds):
     return ticks
 
 
+def found_at_arrival(arrivals, rtt, begin):
+    """How many requests are in service when one comes, itself included, if none has to wait. Bursts make it more than
+    the number at a moment taken by chance."""
+    ends, found = [], []
+    for at, time in arrivals:
+        while ends and ends[0] <= at:
+            heapq.heappop(ends)
+        heapq.heappush(ends, at + rtt + time)
+        if at >= begin:
+            found.append(len(ends))
+    return found
+
+
 @dataclass(frozen=True)
 class Pool:
     max_connections: int
@@ -100,6 +113,7 @@ class Host:
 
     pool: Pool
     rtt: float
+    begin: float = 0.0  # before this, nothing is counted in `waits`, `refused` and `opened`
     waits: list = field(default_factory=list)  # of each request that was served
     sojourns: float = 0.0  # their seconds here, in all
     held: float = 0.0  # the same, as the area below the number of requests here
@@ -154,9 +168,12 @@ class Host:
         if not self.waiting and (connection := self.choose()):
             self.give(connection, request)
         elif len(self.waiting) >= self.pool.max_waiting:
-            self.refused += 1
+            self.refuse(request)
         else:
             self.waiting.append(request)
+
+    def refuse(self, request):
+        self.refused += request[0] >= self.begin
 
     def choose(self):
         """The endpoint with the fewest in flight, ties rotate; in it the most recently used connection below `grow_at`,
@@ -178,7 +195,8 @@ class Host:
         connection.in_flight += 1
         self.in_flight[connection.endpoint] += 1
         self.turn = (connection.endpoint + 1) % self.pool.endpoints
-        self.waits.append(self.now - arrived)
+        if arrived >= self.begin:
+            self.waits.append(self.now - arrived)
         self.sojourns += self.now - arrived + self.rtt + time
         self.schedule(self.now + self.rtt + time, DONE, connection)
 
@@ -191,8 +209,7 @@ class Host:
 
     def serve_waiting(self):
         while self.waiting and self.waiting[0][0] + self.pool.acquire_timeout < self.now:
-            self.waiting.popleft()
-            self.refused += 1
+            self.refuse(self.waiting.popleft())
         while self.waiting and (connection := self.choose()):
             self.give(connection, self.waiting.popleft())
 
@@ -209,7 +226,7 @@ class Host:
     def join(self, endpoint):
         connection = Connection(endpoint)
         self.connections.append(connection)
-        self.opened += 1
+        self.opened += self.now >= self.begin
         self.serve_waiting()
         if connection.in_flight == 0:
             self.rest(connection)

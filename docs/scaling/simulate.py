@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Simulates a fleet with the coefficients that `benches/compare/scale` has measured, and writes the figures, the plots
-and the tables of `../scaling.md`. `--check`: whether they are those of the coefficients. `--test`: whether the
-simulation is right."""
+and the tables of `../scaling.md`. `--check`: whether they are those of the coefficients and of this simulation.
+`--test`: whether the simulation is right, and the rules of that page with it."""
 
 import argparse
 import json
@@ -41,6 +41,8 @@ def main():
 def stale(coefficients):
     """What is not as this program would write it now, or nothing. What takes seconds is not simulated again."""
     figures = json.loads(FIGURES.read_text())
+    if figures.get("sources") != fleet.sources():
+        return "host.py or fleet.py is not what the figures were made with: run docs/scaling/simulate.py"
     expected = fleet.rounded({
         "coefficients": coefficients, "assumptions": asdict(fleet.FLEET), "load": asdict(fleet.LOAD),
         "memory": fleet.memory(coefficients), "at_once": fleet.at_once(),

@@ -13,6 +13,8 @@ from fleet import EXCLUSIVE, MULTIPLEXED, PORTS, SHORT, SIZES, TIME_WAIT_SECONDS
 
 def number(value):
     """Short, for people."""
+    if 0 < value < 0.001:
+        return "< 0.001"
     return f"{value:,.0f}" if value >= 20 or value == int(value) else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
@@ -22,10 +24,11 @@ def percent(cores):
 
 def assumptions(figures):
     a, load = figures["assumptions"], figures["load"]
+    came = figures["offered"]
     whole = a["hosts"] * a["rate"]
     yield from table(("assumed", ""), [
         ("hosts, servers", f"{a['hosts']:,}, {a['servers']}"),
-        ("requests", f"{number(a['rate'])} a second and host, {number(whole / a['servers'])} a second and server"),
+        ("requests", f"{number(a['rate'])} a second and host (simulated: {came:.1f}), {number(whole / a['servers'])} a second and server"),
         ("a host is busy", f"for {load['on']} s, then quiet for {load['off']} s, on average (exponential)"),
         ("a burst", f"1 to {load['largest']} requests (Pareto, {load['alpha']}), {1000 * load['apart']:g} ms apart"),
         ("a server needs", f"{1000 * load['service']:g} ms for one on average (log-normal, sigma {load['sigma']:g}),"
@@ -53,14 +56,18 @@ def short(figures):
 
 
 def servers(figures):
-    yield from table(("seen by a server", "connections, mean", "p99", "peak", "handshakes a second",
-                      "TIME_WAIT, if it closes first", "kernel memory, MiB", "CPU for connections and echo"), [
-        (one["name"], *(number(one[key]) for key in ("mean", "p99", "peak", "handshakes", "time_wait", "kernel_mib")),
-         percent(one["cores"])) for one in figures["fleet"]])
+    rate = number(figures["coefficients"]["server_rate"])
+    yield from table(("seen by a server", "connections, mean", "p99", "peak", "handshakes a second", "of these, for bursts",
+                      "TIME_WAIT, if it closes first", "kernel memory, MiB",
+                      f"CPU for connections and echo, measured at {rate} requests a second"), [
+        (one["name"], *(number(one[key]) for key in ("mean", "p99", "peak", "handshakes")),
+         number(one["for_bursts"]) if "for_bursts" in one else "",
+         *(number(one[key]) for key in ("time_wait", "kernel_mib")), percent(one["cores"])) for one in figures["fleet"]])
 
 
 def hosts(figures):
-    yield from table(("paid by a host", "CPU of warmline", "memory of warmline, MiB", "TIME_WAIT, if clients close first",
+    measured = number(figures["coefficients"]["host_rate"])
+    yield from table(("paid by a host", f"CPU of warmline, measured at {measured} requests a second", "memory of warmline, MiB", "TIME_WAIT, if clients close first",
                       f"ports of {PORTS:,}, to one server address", "wait for a connection, p99, ms"), [
         (one["name"], percent(one["cores"]), *(number(one[key]) for key in ("mib", "time_wait", "ports")),
          number(one["p99_wait_ms"]) if "p99_wait_ms" in one else "") for one in figures["hosts"]])
@@ -74,10 +81,13 @@ def balance(figures):
     c, a = figures["coefficients"], figures["assumptions"]
     rows = []
     for mode in ("exclusive", "multiplex"):
-        paid, saved = c[f"proxy_{mode}_quiet_us"], c["server_short_us"] - c[f"server_{mode}_short_us"]
+        paid, direct, behind = c[f"proxy_{mode}_us"], c["server_short_us"], c[f"server_{mode}_short_us"]
+        saved = direct - behind
         whole = a["hosts"] * a["rate"] / 1e6
-        rows.append((mode, f"{paid:.0f}", f"{saved:.0f}", number(paid * whole), number(saved * whole)))
-    yield from table(("CPU of a request", "paid at the host, us", "saved at the server, us", "paid by all hosts, cores",
+        rows.append((mode, f"{paid:.0f}", f"{direct:.0f}", f"{behind:.0f}", f"{saved:.0f}", number(paid * whole), number(saved * whole)))
+    at_host, at_server = (f"us, at {number(c[key])} a second" for key in ("host_rate", "server_rate"))
+    yield from table(("CPU of a request", f"paid at the host, {at_host}", f"server, direct, {at_server}",
+                      f"server behind warmline, {at_server}", "saved at the server, us", "paid by all hosts, cores",
                       "saved by all servers, cores"), rows)
 
 
@@ -88,7 +98,8 @@ def waiting(figures):
         ("multiplex, at most 4", *(wait(s["multiplex"]) for s in sweeps)),
         ("**enough**", *(f"**{s['enough'] or 'more'}**" for s in sweeps)),
         ("in service on average (Little's law)", *(number(s["in_service"]) for s in sweeps)),
-        ("in service at once, p99", *(number(s["p99_at_once"]) for s in sweeps)),
+        ("in service when a request comes, itself included, p99", *(number(s["p99_found"]) for s in sweeps)),
+        ("simulated", *(f"{s['offered']:,.1f} a second for {s['hosts'] * s['seconds']:,} s" for s in sweeps)),
     ])
 
 
@@ -110,8 +121,8 @@ def together(figures):
 def memory(figures):
     c = figures["coefficients"]
     yield from paragraph(
-        f"**{c['base_kib'] / 1024:.1f} MiB + {c['client_kib']:.1f} KiB × clients + {c['connection_kib']:.1f} KiB ×",
-        f"upstream connections + {c['upstream_kib']:.1f} KiB × upstreams**, and {c['kernel_kib']:.1f} KiB of the kernel for each",
+        f"**{c['base_kib'] / 1024:.1f} MiB + {c['client_kib']:.2f} KiB × clients + {c['connection_kib']:.2f} KiB ×",
+        f"upstream connections + {c['upstream_kib']:.2f} KiB × upstreams**, and {c['kernel_kib']:.1f} KiB of the kernel for each",
         "connection on loopback.")
     yield ""
     yield from table(("clients", "upstream connections", "upstreams", "resident, MiB"), [

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Callable
 
 from . import fit, plot
-from .report import HERE, call_rows, measured, table, targets_json, targets_table
-from .series import SERIES, SYSCALLS, TOGETHER
+from .report import call_rows, measured, table, targets_json, targets_table
+from .series import HOST_RATE, SERIES, SERVER_RATE, SYSCALLS, TOGETHER
 from .targets import Target
 
 # Its name, what varies, the state looked at.
@@ -19,6 +19,10 @@ LINES = {
     "untouched": ("upstreams", "untouched", "an upstream in the file, without connections"),
     "working": ("upstreams", "used", "an upstream with a connection, after a request"),
 }
+
+
+def proxied(series):
+    return SERIES[series].points[0].proxy
 
 
 def last_over_first(series, figure):
@@ -43,7 +47,7 @@ TARGETS = [
     Target("memory per idle client", 1.5, lambda r: r.line("silent").slope, "KiB", tie=0),
     Target("memory per idle client, after a request", 1.5, lambda r: r.line("asked").slope, "KiB", tie=0),
     Target("upstream connections opened under load", 0,
-           lambda r: max(r.median(*key, "opened") for key in r.runs if key[0] != "direct"), tie=0),
+           lambda r: max(r.median(*key, "opened") for key in r.runs if proxied(key[0])), tie=0),
 ]
 
 
@@ -57,17 +61,17 @@ class Coefficient:
 
 
 COEFFICIENTS = [
-    Coefficient("server_short_us", "server, direct, a connection per request: CPU us/request",
-                lambda r: r.median("direct", 0, "server_short")),
-    Coefficient("server_persistent_us", "server, direct, persistent clients: CPU us/request",
-                lambda r: r.median("direct", 0, "server_persistent")),
-    *(Coefficient(f"{who}_{mode}_{kind}_us", f"{whose}, {mode}, {kind} client connections: CPU us/request",
-                  lambda r, key=key, who=who, kind=kind: r.median(*key, f"{who}_{kind}"))
-      for who, whose in (("proxy", "warmline"), ("server", "server behind warmline"))
-      for mode, key in (("multiplex", ("clients", 1000)), ("exclusive", ("exclusive", 64)))
+    Coefficient("server_rate", "requests a second at which the server was measured", lambda r: SERVER_RATE),
+    *(Coefficient(f"server_{kind}_us", f"server, direct, {kind} connections: CPU us/request",
+                  lambda r, kind=kind: r.median("rate direct", SERVER_RATE, f"server_{kind}"))
       for kind in ("short", "persistent")),
-    *(Coefficient(f"proxy_{mode}_quiet_us", f"warmline, {mode}, short connections, 100 requests a second: CPU us/request",
-                  lambda r, key=(f"rate {mode}", 100): r.median(*key, "proxy_short")) for mode in ("multiplex", "exclusive")),
+    *(Coefficient(f"server_{mode}_short_us", f"server behind warmline, {mode}, short client connections: CPU us/request",
+                  lambda r, mode=mode: r.median(f"rate {mode}", SERVER_RATE, "server_short"))
+      for mode in ("multiplex", "exclusive")),
+    Coefficient("host_rate", "requests a second at which the host was measured", lambda r: HOST_RATE),
+    *(Coefficient(f"proxy_{mode}_us", f"warmline, {mode}, short connections: CPU us/request",
+                  lambda r, mode=mode: r.median(f"rate {mode}", HOST_RATE, "proxy_short"))
+      for mode in ("multiplex", "exclusive")),
     Coefficient("base_kib", "warmline at rest: KiB", lambda r: r.line("asked").intercept),
     Coefficient("client_kib", "an idle client, after a request: KiB", lambda r: r.line("asked").slope),
     Coefficient("connection_kib", "an upstream connection, after requests: KiB", lambda r: r.line("used").slope),
@@ -129,7 +133,7 @@ class Results:
         panels = []
         for series in SERIES.values():
             values = [point.value for point in series.points if (series.name, point.value) in self.runs]
-            if len(values) > 1:
+            if len(values) > 1 and proxied(series.name):
                 panels.append((series.what, series.axis, [
                     (kind, [(value, self.median(series.name, value, f"proxy_{kind}")) for value in values])
                     for kind in ("short", "persistent") if f"proxy_{kind}" in self.runs[series.name, values[0]][0]]))
@@ -139,7 +143,8 @@ class Results:
         yield "# Scale"
         yield ""
         yield ("Written by `benches/compare/scale`; [README.md](README.md) says what is measured and how to read it."
-               " What a fleet makes of it: [docs/scaling.md](../../docs/scaling.md).")
+               " What a fleet makes of it: [docs/scaling.md](../../docs/scaling.md). Remarks, and of which run:"
+               " [NOTES-SCALE.md](NOTES-SCALE.md).")
         yield ""
         yield from table(("machine", ""), [(key, str(value)) for key, value in self.machine.items()])
         yield "## Targets"
@@ -150,7 +155,7 @@ class Results:
         yield "## CPU per request"
         yield ""
         yield (f"{self.plan.requests:,} requests with a connection each, then {self.plan.many:,} on connections that"
-               " make 200 each. Microseconds of CPU, medians (least - most).")
+               f" make 200 each; at a rate, {self.plan.rate_seconds} s of it. Microseconds of CPU, medians (least - most).")
         yield ""
         yield "![CPU per request](scale.svg)"
         yield ""
@@ -164,9 +169,6 @@ class Results:
             yield ""
             yield from (f"- {failure}" for failure in self.failures)
             yield ""
-        notes = HERE / "notes-scale.md"
-        if notes.exists():
-            yield notes.read_text().rstrip()
 
     def _series(self, series):
         rows = []

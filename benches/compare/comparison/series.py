@@ -14,7 +14,7 @@ class Point:
     upstreams: int = 1
     everywhere: bool = False  # the load goes to all upstreams in turns, not to one
     in_flight: int = 32
-    rate: int = 0  # requests a second, on short connections; 0: as fast as they are answered
+    rate: int = 0  # requests a second; 0: as fast as they are answered
     proxy: bool = True  # without: the load goes to the server
     min_connections: int | None = None  # as many as `connections`
 
@@ -27,15 +27,18 @@ class Series:
     points: tuple
 
 
-DIRECT = Series("direct", "No proxy", "", (Point(0, proxy=False),))
+# Requests a second: of a host, of a busier one, of a server.
+RATES = HOST_RATE, _, SERVER_RATE = 100, 1000, 5000
 SERIES = {series.name: series for series in [
-    DIRECT,
+    Series("direct", "No proxy", "", (Point(0, proxy=False),)),
     Series("clients", "Idle clients connected, 32 active", "idle clients",
            tuple(Point(n, clients=n) for n in (10, 100, 1000, 10_000))),
+    Series("rate direct", "A rate below saturation, no proxy", "requests a second",
+           tuple(Point(n, proxy=False, rate=n) for n in RATES)),
     Series("rate exclusive", "A rate below saturation, exclusive, 32 connections", "requests a second",
-           tuple(Point(n, mode="exclusive", connections=32, rate=n) for n in (100, 1000, 5000))),
+           tuple(Point(n, mode="exclusive", connections=32, rate=n) for n in RATES)),
     Series("rate multiplex", "A rate below saturation, multiplex", "requests a second",
-           tuple(Point(n, rate=n) for n in (100, 1000, 5000))),
+           tuple(Point(n, rate=n) for n in RATES)),
     Series("exclusive", "Upstream connections, exclusive, 64 clients active", "connections",
            tuple(Point(n, mode="exclusive", connections=n, in_flight=64) for n in (1, 4, 16, 64))),
     Series("multiplex", "Upstream connections, multiplex, 1,024 clients active", "connections",
