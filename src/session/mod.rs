@@ -167,6 +167,11 @@ impl Session {
         loop {
             let starved = self.decode();
             self.write()?;
+            if self.asks {
+                // The end of a reply in parts.
+                self.read()?;
+                continue;
+            }
             if starved || !self.may_decode() {
                 break;
             }
@@ -362,8 +367,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a one-shot client has all it came for. A further byte, if there was one, has been read: each
-    /// turn reads first.
+    /// Whether a one-shot client has all it came for. A further byte, if there was one, has been read: the kernel is
+    /// asked after the last answer.
     fn is_served(&self) -> bool {
         self.shared.settings.one_shot
             && self.requests > 0
@@ -372,6 +377,7 @@ impl Session {
             && self.upload.is_none()
             && self.download.is_none()
             && self.input.bytes.is_empty()
+            && !self.asks
             && self.ending.or(self.fin).is_none()
     }
 

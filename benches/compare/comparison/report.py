@@ -72,7 +72,8 @@ class Results:
         yield "## Targets"
         yield ""
         yield ("Ratios are of medians of this run; 5 % over a limit is a tie. Allocations are not of this run:"
-               " `tests/instructions/run` has counted them, in `tests/instructions/record.json`.")
+               " `tests/instructions/run` has counted them, in `tests/instructions/record.json`. What was tried where a"
+               " target is missed, and what would be needed: [NOTES.md](NOTES.md#missed).")
         yield ""
         yield from targets_table(TARGETS, self)
         for case in self._cases():

@@ -355,3 +355,25 @@ async fn a_client_that_was_kept_waiting_is_not_slow_when_room_is_made_during_a_t
     assert!(session.upload.as_ref().unwrap().has_room());
     assert_eq!(session.turn().err(), None, "the client has had no time at all");
 }
+
+/// While it does not read its reply, nothing is read from it: what it asks meanwhile is there when the reply ends.
+#[tokio::test(start_paused = true)]
+async fn a_one_shot_client_that_asks_again_during_a_reply_in_parts_has_both() {
+    let mut front = start_with(Mode::Exclusive, |_, session| session.one_shot = true);
+    let mut server = front.server().await;
+    let mut client = front.connect();
+    client.wire.write_all(&frame(0, 1, b"first")).await.unwrap();
+    let (_, id, _) = receive(&mut server.wire).await.unwrap();
+    let reply = frame(0, id, &payload(LARGE, 3));
+    let sending = tokio::spawn(async move {
+        server.wire.write_all(&reply).await.unwrap();
+        server
+    });
+    settle().await;
+    client.wire.write_all(&frame(0, 2, b"second")).await.unwrap();
+    assert_eq!(receive(&mut client.wire).await.unwrap().1, 1);
+    let mut server = sending.await.unwrap();
+    let (_, id, _) = receive(&mut server.wire).await.unwrap();
+    server.wire.write_all(&frame(0, id, b"both")).await.unwrap();
+    assert_eq!(receive(&mut client.wire).await.unwrap(), (0, 2, b"both".to_vec()));
+}
