@@ -167,11 +167,6 @@ impl Session {
         loop {
             let starved = self.decode();
             self.write()?;
-            if self.asks {
-                // The end of a reply in parts.
-                self.read()?;
-                continue;
-            }
             if starved || !self.may_decode() {
                 break;
             }
@@ -340,6 +335,10 @@ impl Session {
     fn write(&mut self) -> Result<(), End> {
         loop {
             let more = self.take_parts()?;
+            if self.asks {
+                // A reply in parts ends: before its last bytes are written, or a FIN would seem to come after them.
+                self.read()?;
+            }
             self.flush()?;
             if !more || !self.output.is_empty() {
                 return Ok(());
