@@ -40,6 +40,23 @@ fn ten_thousand_clients_held_open() {
     daemon.assert_conserved();
 }
 
+/// A client that closes its half before its reply comes gets that, and then a clean end.
+#[track_caller]
+fn half_close(server: &mut Server, daemon: &Daemon, verb: &str) {
+    // The only connection is busy, so that the reply cannot come before.
+    let mut first = Client::connect(&daemon.address, WIRE);
+    let held = first.ask("hold");
+    server.reaches("held", 1);
+    let mut client = Client::connect(&daemon.address, WIRE);
+    let asked = client.ask(verb);
+    client.finish_sending();
+    server.ask("release");
+    first.expect(&held);
+    client.expect(&asked);
+    let (rest, end) = client.read_to_end();
+    assert!(rest.is_empty() && end.is_ok(), "{verb}: {end:?} after {} bytes", rest.len());
+}
+
 /// A one-shot client is not watched while it waits: that it has closed its half must be known all the same before
 /// the end of its session is chosen.
 #[test]
@@ -47,18 +64,7 @@ fn a_half_closing_one_shot_client_gets_its_reply_and_a_clean_end() {
     let mut server = Server::start(WIRE, &["--exclusive"]);
     let daemon = settings(&server, &[("sockets.one_shot", "true"), ("pool.max_connections", "1")]);
     for verb in ["echo", "big:10000", "big:30000", "big:1000000"] {
-        // The only connection is busy, so that the reply cannot come before the half-close.
-        let mut first = Client::connect(&daemon.address, WIRE);
-        let held = first.ask("hold");
-        server.reaches("held", 1);
-        let mut client = Client::connect(&daemon.address, WIRE);
-        let asked = client.ask(verb);
-        client.finish_sending();
-        server.ask("release");
-        first.expect(&held);
-        client.expect(&asked);
-        let (rest, end) = client.read_to_end();
-        assert!(rest.is_empty() && end.is_ok(), "{verb}: {end:?} after {} bytes", rest.len());
+        half_close(&mut server, &daemon, verb);
     }
 }
 
@@ -92,18 +98,7 @@ fn a_half_closing_reader_gets_its_reply_and_a_clean_end() {
         let one = ("pool.max_connections", "1");
         let daemon = settings(&server, &[("sockets.client_close", close), one]);
         for verb in ["echo", "big:1000000"] {
-            // The only connection is busy, so that the reply cannot come before the half-close.
-            let mut first = Client::connect(&daemon.address, WIRE);
-            let held = first.ask("hold");
-            server.reaches("held", 1);
-            let mut client = Client::connect(&daemon.address, WIRE);
-            let asked = client.ask(verb);
-            client.finish_sending();
-            server.ask("release");
-            first.expect(&held);
-            client.expect(&asked);
-            let (rest, end) = client.read_to_end();
-            assert!(rest.is_empty() && end.is_ok(), "{close} {verb}: {end:?} after {} bytes", rest.len());
+            half_close(&mut server, &daemon, verb);
         }
     }
 }

@@ -65,7 +65,7 @@ impl Seat {
 
     /// Whether there is something to take.
     pub fn has_work(&self) -> bool {
-        self.queue.locked(|inner| !inner.roster.members[self.key].inbox.is_empty())
+        !self.queue.inner().roster.members[self.key].inbox.is_empty()
     }
 
     /// The next exchange. [`Seat::done`] must follow.
