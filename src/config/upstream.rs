@@ -13,9 +13,11 @@ use super::plan::{Limits, Upstream};
 use super::protocol;
 use super::report::{Report, TIMES};
 use super::units::{Count, Permissions, Text};
-use crate::connection::{self, Preamble};
+use crate::connection::{self, Idempotent, Preamble};
 use crate::net::{Access, Address, Inherited, Tuning};
+use crate::pool::health::{self, Probe};
 use crate::protocol::{Mode, Protocol};
+use crate::queue::Retry;
 use crate::session::ClientClose;
 use crate::wire::{Budget, CHUNK, parts};
 use crate::{listener, pool, session};
@@ -95,6 +97,16 @@ pub(super) fn upstream(
             max_waiting: pool.max_waiting,
             acquire_timeout: pool.acquire_timeout,
             request_timeout: timeouts.request,
+            health: health::Settings {
+                probe: Probe::Connect,
+                interval: Some(Duration::from_secs(5)),
+                timeout: Duration::from_secs(1),
+                unhealthy_after: 3,
+                healthy_after: 1,
+                eject_after: 5,
+                eject_for: Duration::from_secs(1),
+            },
+            retry: Retry { attempts: 2, per_thousand: 200 },
             connection: connection::Settings {
                 connect_timeout: timeouts.connect,
                 stall: timeouts.stall,
@@ -103,6 +115,7 @@ pub(super) fn upstream(
                 max_requests: pool.max_requests,
                 max_buffered: pool.max_buffered,
                 max_reply_buffered: pool.max_reply_buffered,
+                idempotent: Idempotent::None,
                 preamble,
                 tuning: sockets.tuning,
             },

@@ -28,7 +28,7 @@ pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
 use inflight::{Entry, InFlight};
 use parts::{Download, Upload};
-pub use settings::{Preamble, Settings};
+pub use settings::{Idempotent, Preamble, Settings};
 
 /// How long an unasked message may stay incomplete.
 const STRAY: Duration = Duration::from_secs(1);

@@ -1,5 +1,6 @@
 //! What a connection is told by the configuration. Built by `config`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,10 +24,23 @@ pub struct Settings {
     pub max_buffered: usize,
     /// What of a reply in parts may wait for its client on a shared connection, in bytes.
     pub max_reply_buffered: usize,
+    /// Which requests may be run twice.
+    pub idempotent: Idempotent,
     /// What a server that speaks first says, and what to answer.
     pub preamble: Option<Preamble>,
     /// Socket options.
     pub tuning: Tuning,
+}
+
+/// Requests that may be sent again although the server may have run them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Idempotent {
+    /// None of them.
+    None,
+    /// Those that call one of these methods.
+    Methods(BTreeSet<Bytes>),
+    /// All of them.
+    All,
 }
 
 /// The greeting of a server that speaks first.

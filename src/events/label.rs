@@ -64,6 +64,10 @@ label! {
     CloseReason {
         /// `idle_timeout`.
         Idle = "idle",
+        /// The server would soon close it for its idleness.
+        IdleLimit = "idle_limit",
+        /// Its endpoint was ejected.
+        Ejected = "ejected",
         /// `max_lifetime`.
         Lifetime = "lifetime",
         /// `max_requests`, or the tags are used up.
@@ -86,6 +90,30 @@ label! {
         Shutdown = "shutdown",
         /// A bug in warmline.
         Panic = "panic",
+    }
+}
+
+label! {
+    /// Why a request could be tried again.
+    Rung {
+        /// There was no connection yet.
+        Connect = "connect",
+        /// The kernel had taken no byte of it.
+        Unsent = "unsent",
+        /// It may be run twice, and no byte of its reply was seen.
+        Idempotent = "idempotent",
+    }
+}
+
+label! {
+    /// How a probe ended.
+    ProbeResult {
+        /// As expected.
+        Ok = "ok",
+        /// Otherwise.
+        Failed = "failed",
+        /// Not in time.
+        Timeout = "timeout",
     }
 }
 

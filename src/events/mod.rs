@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-pub use label::{ClientTimeout, CloseReason, ConnectResult, Outcome, Reason};
+pub use label::{ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, Rung};
 use limit::Limit;
 use meter::{Counter, Family, Histogram, Label};
 
@@ -41,6 +41,12 @@ pub struct Upstream {
     pub connects: Family<ConnectResult>,
     /// Upstream connections closed.
     pub closed: Family<CloseReason>,
+    /// Requests tried again.
+    pub retries: Family<Rung>,
+    /// Probes of endpoints ended.
+    pub probes: Family<ProbeResult>,
+    /// Endpoints ejected.
+    pub ejections: Counter,
     /// Client connections whose first request went out on a connection that others had used before.
     pub handshakes_saved: Counter,
     /// Upstream connections closed for breaking the protocol.
@@ -120,6 +126,9 @@ impl Upstream {
             queue_wait: Histogram::default(),
             connects: Family::default(),
             closed: Family::default(),
+            retries: Family::default(),
+            probes: Family::default(),
+            ejections: Counter::default(),
             handshakes_saved: Counter::default(),
             desyncs: Counter::default(),
             late_replies: Counter::default(),

@@ -3,6 +3,7 @@
 //! Sessions come here with requests and leave with a ticket each. Whatever the pool cannot do, it says
 //! through that ticket.
 
+pub mod health;
 mod keeper;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::exchange::{self, Ticket};
 use crate::lifecycle::{Phase, Watch};
 use crate::net::Address;
 use crate::protocol::{Mode, Protocol, Refusal, Request};
-use crate::queue::{self, Figures, Queue};
+use crate::queue::{self, Figures, Queue, Retry};
 use crate::wire::Budget;
 pub use keeper::Keeper;
 
@@ -45,6 +46,10 @@ pub struct Settings {
     pub acquire_timeout: Duration,
     /// From the whole request read to the whole reply read.
     pub request_timeout: Duration,
+    /// How endpoints are watched.
+    pub health: health::Settings,
+    /// How often requests are tried.
+    pub retry: Retry,
     /// What each connection needs to know.
     pub connection: connection::Settings,
 }

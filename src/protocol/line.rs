@@ -97,6 +97,10 @@ impl Protocol for Line {
         text.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())
     }
 
+    fn call(&self, method: &[u8]) -> Option<Bytes> {
+        Some([method, self.0.delimiter.needle()].concat().into())
+    }
+
     fn remedy(&self, _: Malformed) -> &'static str {
         "`delimiter` says where a message ends; if it is right, raise `max_message`"
     }

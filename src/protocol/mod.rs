@@ -335,6 +335,18 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         None
     }
 
+    /// A request that only asks whether the server is there, as a client would send it. `None` where the protocol has
+    /// none.
+    fn ping(&self) -> Option<Bytes> {
+        None
+    }
+
+    /// A request that calls `method` with nothing more, as a client would send it. `None` where that cannot be.
+    fn call(&self, method: &[u8]) -> Option<Bytes> {
+        let _ = method;
+        None
+    }
+
     /// Which option to look at where bytes that should be messages are refused for `reason`.
     fn remedy(&self, reason: Malformed) -> &'static str;
 

@@ -5,6 +5,7 @@
 //! Under the lock the lock of an exchange may be taken, never the other way round; nobody is woken under it and
 //! no exchange dropped, which wakes a session: on another thread it would run into the lock.
 
+mod retry;
 mod roster;
 mod seat;
 mod waiting;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::exchange::{Exchange, Ticket};
 use crate::protocol::Refusal;
+pub use retry::Retry;
 pub use roster::Verdict;
 use roster::{Endpoint, Roster, Standing};
 pub use seat::{Connecting, Seat};

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use warmline::connection::{self, Preamble};
+use warmline::connection::{self, Idempotent, Preamble};
 use warmline::net::{Address, Tuning};
 use warmline::pool;
+use warmline::pool::health::{self, Probe};
 use warmline::protocol::Mode;
+use warmline::queue::Retry;
 use warmline::session::{self, ClientClose};
 use warmline::wire::Budget;
 
@@ -202,6 +204,16 @@ fn pool_settings(rng: &mut Rng, mode: Mode) -> pool::Settings {
         max_waiting: pick(rng, &[1, 3, 20, 1000]),
         acquire_timeout: millis(rng, 200, 4_000),
         request_timeout,
+        health: health::Settings {
+            probe: Probe::Connect,
+            interval: None,
+            timeout: Duration::from_secs(1),
+            unhealthy_after: 3,
+            healthy_after: 1,
+            eject_after: 5,
+            eject_for: Duration::from_secs(1),
+        },
+        retry: Retry { attempts: 2, per_thousand: 200 },
         connection: connection::Settings {
             connect_timeout: millis(rng, 100, 1_000),
             stall,
@@ -210,6 +222,7 @@ fn pool_settings(rng: &mut Rng, mode: Mode) -> pool::Settings {
             max_requests: pick(rng, &[0, 0, 0, 1, 2, 7]),
             max_buffered: WHOLE,
             max_reply_buffered: REPLY_BUFFERED,
+            idempotent: Idempotent::None,
             preamble: spoken_to
                 .then(|| Preamble { expect: Bytes::from_static(expect), send: Bytes::from_static(send) }),
             tuning: Tuning { nodelay: true, keepalive: None, user_timeout: None, source: None },

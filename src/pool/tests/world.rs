@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::super::{Pool, Settings};
-use crate::connection::{self, Connecting, Connector};
+use super::super::{Pool, Settings, health};
+use crate::connection::{self, Connecting, Connector, Idempotent};
 use crate::events::{self, Outcome};
 use crate::exchange::{Answer, Ticket};
 use crate::frame::Endian;
@@ -20,6 +20,7 @@ use crate::lifecycle::Switch;
 use crate::net::{Address, Tuning};
 use crate::protocol::frame::{Condition, Field, Frame, Heartbeat, Length, Size, Template};
 use crate::protocol::{Mode, Protocol, Request, frame};
+use crate::queue::Retry;
 use crate::wire::{Budget, Wire, memory};
 
 pub(crate) const ONEWAY: u8 = 1;
@@ -96,6 +97,16 @@ pub(crate) fn settings(mode: Mode, min: usize, max: usize) -> Settings {
         max_waiting: 1024,
         acquire_timeout: Duration::from_secs(3),
         request_timeout: Duration::from_secs(15),
+        health: health::Settings {
+            probe: health::Probe::Connect,
+            interval: None,
+            timeout: Duration::from_secs(1),
+            unhealthy_after: 3,
+            healthy_after: 1,
+            eject_after: 5,
+            eject_for: Duration::from_secs(1),
+        },
+        retry: Retry { attempts: 2, per_thousand: 200 },
         connection: connection::Settings {
             connect_timeout: Duration::from_secs(1),
             stall: Duration::from_secs(30),
@@ -104,6 +115,7 @@ pub(crate) fn settings(mode: Mode, min: usize, max: usize) -> Settings {
             max_requests: 0,
             max_buffered: 64 << 10,
             max_reply_buffered: 1 << 20,
+            idempotent: Idempotent::None,
             preamble: None,
             tuning: Tuning { nodelay: true, keepalive: None, user_timeout: None, source: None },
         },
