@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::time::Instant;
 
-use crate::events::{self, Outcome, Reason, Times};
+use crate::events::{self, Outcome, Reason, Rung, Times};
 use crate::protocol::{Refusal, Reply, Request};
 use crate::wire::Parts;
 
@@ -30,11 +30,31 @@ pub struct Exchange {
     pub first: bool,
     /// Its turn in the queue, which it keeps if a connection gives it back.
     pub turn: u64,
+    /// What its earlier attempts came to.
+    pub tried: Tried,
+    /// The only endpoint that will do, if it is not any.
+    pub bound_to: Option<usize>,
     /// Where the answer goes.
     pub slot: ReplySlot,
 }
 
+/// Attempts that came to nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// How many.
+    pub attempts: u32,
+    /// The endpoint of the last one.
+    pub endpoint: Option<usize>,
+    /// A server may have some of it.
+    pub begun: bool,
+}
+
 impl Exchange {
+    /// Ends the exchange without a reply. What a server may have run is not told that it was refused.
+    pub fn refuse(self, refusal: Refusal) {
+        let _ = self.slot.refuse(if self.tried.begun { Refusal::Lost } else { refusal });
+    }
+
     /// Whether its request travels in parts.
     pub fn is_in_parts(&self) -> bool {
         self.request.rest.is_some()
@@ -66,6 +86,8 @@ struct State {
     waiting: Option<u64>,
     given: Option<Instant>,
     written: Option<Instant>,
+    /// When a connection last gave it back.
+    retried: Option<Instant>,
     session: Option<Waker>,
 }
 
@@ -90,7 +112,8 @@ pub fn open(
     events.accepted();
     let (oneway, state) = (request.oneway, Mutex::new(State { deadline, ..State::default() }));
     let shared = Arc::new(Shared { events: events.clone(), admitted, oneway, state });
-    (Exchange { request, first, turn: 0, slot: ReplySlot(shared.clone()) }, Ticket(shared))
+    let slot = ReplySlot(shared.clone());
+    (Exchange { request, first, turn: 0, tried: Tried::default(), bound_to: None, slot }, Ticket(shared))
 }
 
 impl Shared {
@@ -245,6 +268,20 @@ impl ReplySlot {
         self.mark_given(self.0.admitted);
     }
 
+    /// It came to nothing, and is tried again.
+    pub fn mark_retried(&self, rung: Rung, now: Instant) {
+        if rung != Rung::Connect {
+            let mut state = self.0.state();
+            (state.written, state.retried) = (None, Some(now));
+        }
+        self.0.events.retried(rung);
+    }
+
+    /// When it was admitted.
+    pub fn admitted(&self) -> Instant {
+        self.0.admitted
+    }
+
     /// Its last byte is in the kernel.
     pub fn mark_written(&self, now: Instant) {
         self.0.state().written = Some(now);
@@ -315,9 +352,9 @@ impl Ticket {
         self.0.oneway
     }
 
-    /// When it was admitted.
-    pub fn admitted(&self) -> Instant {
-        self.0.admitted
+    /// Since when it has waited, if it waits: since it was admitted, or a connection gave it back.
+    pub fn waits_since(&self) -> Instant {
+        self.0.state().retried.unwrap_or(self.0.admitted)
     }
 
     /// Its turn, while it waits in the queue.

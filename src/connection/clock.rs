@@ -31,6 +31,8 @@ impl Connection {
         }
         if self.in_flight.owed() > 0 {
             self.keep_owed(now)?;
+        } else if self.called_off && self.in_flight.is_empty() {
+            self.retire(CloseReason::Ejected);
         } else if self.idle_since + self.shared.settings.idle_timeout <= now && self.in_flight.is_empty() {
             self.idle_since = now;
             if self.retiring.is_none() && self.seat.retire_if_spare() {
@@ -47,7 +49,9 @@ impl Connection {
 
     /// Timeouts tear nothing that others use: see the table of modes in the README.
     fn keep_owed(&mut self, now: Instant) -> Result<(), CloseReason> {
-        self.in_flight.expire(now);
+        for _ in 0..self.in_flight.expire(now) {
+            self.seat.failed();
+        }
         self.cut_download_if_ended();
         if self.upload.is_some() {
             // Nothing is due before the request is whole.
@@ -100,7 +104,7 @@ impl Connection {
             let stuck = self.stuck_until.or_else(|| self.stuck_at());
             // While we wait for memory or a client, silence is our own.
             let quiet = self.may_read().then(|| self.quiet_since() + settings.stall);
-            earliest([quiet, stalled, stuck])
+            earliest([quiet, stalled, stuck, self.in_flight.next_late()])
         } else {
             let idle = self.retiring.is_none() && self.in_flight.is_empty();
             idle.then_some(self.idle_since + settings.idle_timeout)

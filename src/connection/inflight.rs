@@ -2,36 +2,82 @@
 //!
 //! Invariant: an entry leaves only with its reply, or with the connection. An exchange that ended earlier
 //! leaves its entry behind, owed to nobody, so its reply can never be taken for another's. A reply in parts is
-//! due until its last part.
+//! due until its last part. A request is kept as long as it may have to be sent again.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use tokio::time::Instant;
 
-use crate::exchange::ReplySlot;
+use crate::events::Rung;
+use crate::exchange::Exchange;
+use crate::lifecycle::earliest;
 use crate::protocol::{Mode, Refusal, Tag, TagSpace};
 
 /// The end of a request of which more parts are to come.
-const OPEN_END: u64 = u64::MAX;
+pub(super) const OPEN_END: u64 = u64::MAX;
 /// Tags of at least this many values count up and are never used twice; fewer are recycled.
 const NEVER_RECYCLED: u64 = u32::MAX as u64;
 
-/// A request whose reply is due.
+/// A request whose reply is due, or that is on its way if there will be none.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) slot: ReplySlot,
+    pub(super) exchange: Exchange,
     pub(super) tag: Tag,
-    /// Position in the output after its last byte.
-    end: u64,
+    /// Positions in the output of its first byte and after its last.
+    place: Range<u64>,
     pub(super) since: Instant,
     written: bool,
+    /// Its deadline has passed, and the endpoint was blamed for it.
+    pub(super) late: bool,
+    again: Again,
+}
+
+/// When a request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Not once it was taken: some of it may be with nobody any more.
+    Never,
+    /// As long as the kernel has no byte of it.
+    Unsent,
+    /// As long as no byte of its reply was seen.
+    Unanswered,
 }
 
 impl Entry {
+    pub(super) fn new(exchange: Exchange, tag: Tag, place: Range<u64>, since: Instant, again: Again) -> Self {
+        Self { exchange, tag, place, since, written: false, late: false, again }
+    }
+
     /// Whether the kernel does not have all of it.
     pub(super) fn is_unwritten(&self, written: u64) -> bool {
-        written < self.end
+        written < self.place.end
     }
+
+    /// Whether the kernel has some of it.
+    fn is_begun(&self, written: u64) -> bool {
+        self.place.start < written
+    }
+
+    /// Why it may be sent again, if it may: the kernel has what comes before `written`.
+    fn rung(&self, written: u64, reply_seen: bool) -> Option<Rung> {
+        match self.again {
+            Again::Never => None,
+            Again::Unsent | Again::Unanswered if !self.is_begun(written) => Some(Rung::Unsent),
+            Again::Unanswered if !reply_seen => Some(Rung::Idempotent),
+            Again::Unsent | Again::Unanswered => None,
+        }
+    }
+}
+
+/// What a connection leaves behind.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) exchange: Exchange,
+    /// Why it may be tried again, if it may.
+    pub(super) rung: Option<Rung>,
+    /// The endpoint was blamed for it already.
+    pub(super) late: bool,
 }
 
 /// All that is in flight on one connection.
@@ -42,8 +88,8 @@ pub(super) struct InFlight {
     entries: VecDeque<Entry>,
     /// The one whose reply has begun and comes in parts.
     begun: Option<Entry>,
-    /// One-way requests the kernel does not have whole, by their end in the output.
-    oneways: VecDeque<(u64, ReplySlot)>,
+    /// One-way requests the kernel does not have whole.
+    oneways: VecDeque<Entry>,
     tags: Tags,
 }
 
@@ -64,37 +110,29 @@ impl InFlight {
         self.tags.has_next()
     }
 
-    pub(super) fn push(&mut self, slot: ReplySlot, tag: Tag, end: u64, since: Instant) {
-        self.entries.push_back(Entry { slot, tag, end, since, written: false });
-    }
-
-    pub(super) fn push_oneway(&mut self, slot: ReplySlot, tag: Tag, end: u64) {
-        self.oneways.push_back((end, slot));
-        // Nobody will answer it.
-        self.tags.free(tag);
-    }
-
-    /// Adds a request of which only the head is there; [`InFlight::uploaded`] follows its last part.
-    pub(super) fn push_upload(&mut self, slot: ReplySlot, tag: Tag, oneway: bool, since: Instant) {
-        if oneway {
-            self.push_oneway(slot, tag, OPEN_END);
+    /// Adds a request that was put into the output. If it ends at [`OPEN_END`], [`InFlight::uploaded`] follows its
+    /// last part.
+    pub(super) fn push(&mut self, entry: Entry) {
+        if entry.exchange.request.oneway {
+            // Nobody will answer it.
+            self.tags.free(entry.tag);
+            self.oneways.push_back(entry);
         } else {
-            self.push(slot, tag, OPEN_END, since);
+            self.entries.push_back(entry);
         }
     }
 
     /// The last part of the request that came in parts ends at `end`.
     pub(super) fn uploaded(&mut self, end: u64, since: Instant) {
-        if let Some(entry) = self.entries.iter_mut().find(|e| e.end == OPEN_END) {
-            (entry.end, entry.since) = (end, since);
-        } else if let Some(oneway) = self.oneways.iter_mut().find(|(at, _)| *at == OPEN_END) {
-            oneway.0 = end;
+        let mut sending = self.entries.iter_mut().chain(&mut self.oneways);
+        if let Some(entry) = sending.find(|e| e.place.end == OPEN_END) {
+            (entry.place.end, entry.since) = (end, since);
         }
     }
 
     /// The reply of `entry` has begun and comes in parts.
     pub(super) fn begin(&mut self, entry: Entry) {
-        self.begun = Some(entry);
+        self.begun = Some(Entry { again: Again::Never, ..entry });
     }
 
     /// The one whose reply has begun and comes in parts.
@@ -127,16 +165,19 @@ impl InFlight {
     }
 
     /// Notes that the kernel has everything before `written`; returns the one-way requests thereby sent.
-    pub(super) fn written(&mut self, written: u64) -> Vec<ReplySlot> {
+    pub(super) fn written(&mut self, written: u64) -> Vec<Exchange> {
         let mut now = None;
         for entry in self.entries.iter_mut().rev().take_while(|e| !e.written) {
-            if entry.end <= written {
+            if entry.place.end <= written {
                 entry.written = true;
-                entry.slot.mark_written(*now.get_or_insert_with(Instant::now));
+                entry.exchange.slot.mark_written(*now.get_or_insert_with(Instant::now));
+            }
+            if entry.is_begun(written) && entry.again != Again::Unanswered {
+                entry.exchange.request.forget();
             }
         }
-        let sent = self.oneways.iter().take_while(|(end, _)| *end <= written).count();
-        self.oneways.drain(..sent).map(|(_, slot)| slot).collect()
+        let sent = self.oneways.iter().take_while(|e| !e.is_unwritten(written)).count();
+        self.oneways.drain(..sent).map(|e| e.exchange).collect()
     }
 
     /// Replies due.
@@ -156,33 +197,60 @@ impl InFlight {
 
     /// Whether every reply due is owed to nobody, and nothing is half sent.
     pub(super) fn owes_nobody(&self) -> bool {
-        self.oneways.is_empty() && self.due().all(|e| e.slot.is_ended())
+        self.oneways.is_empty() && self.due().all(|e| e.exchange.slot.is_ended())
     }
 
-    /// Ends what is past its deadline, if its session has not done so already. The order of sending is the
-    /// order of deadlines, but for a request in parts: what follows one may be left to its session.
-    pub(super) fn expire(&self, now: Instant) {
-        let is_late = |e: &&Entry| e.slot.deadline().is_some_and(|at| at <= now);
-        let late = self.entries.iter().take_while(is_late).chain(self.begun.iter().filter(is_late));
-        for entry in late {
-            let _ = entry.slot.refuse(Refusal::Timeout);
+    /// Ends what is past its deadline, if its session has not done so already; says how many are late that were
+    /// not before. The order of sending is mostly the order of deadlines: what is late behind what is not may be
+    /// left to its session.
+    pub(super) fn expire(&mut self, now: Instant) -> usize {
+        let is_late = |e: &Entry| e.late || e.exchange.slot.deadline().is_some_and(|at| at <= now);
+        let mut count = 0;
+        for entry in self.entries.iter_mut().take_while(|e| is_late(e)).chain(self.begun.iter_mut()) {
+            if !entry.late && is_late(entry) {
+                let _ = entry.exchange.slot.refuse(Refusal::Timeout);
+                entry.late = true;
+                count += 1;
+            }
         }
+        count
+    }
+
+    /// When the next one is late.
+    pub(super) fn next_late(&self) -> Option<Instant> {
+        let begun = self.begun.iter().find(|e| !e.late).and_then(|e| e.exchange.slot.deadline());
+        earliest([begun, self.entries.iter().find(|e| !e.late).and_then(|e| e.exchange.slot.deadline())])
     }
 
     /// The last deadline of a reply still owed to somebody.
     pub(super) fn last_open_deadline(&self) -> Option<Instant> {
-        self.due().filter(|e| !e.slot.is_ended()).filter_map(|e| e.slot.deadline()).max()
+        let open = self.due().filter(|e| !e.exchange.slot.is_ended());
+        open.filter_map(|e| e.exchange.slot.deadline()).max()
     }
 
     /// The last of all deadlines.
     pub(super) fn last_deadline(&self) -> Option<Instant> {
-        self.due().filter_map(|e| e.slot.deadline()).max()
+        self.due().filter_map(|e| e.exchange.slot.deadline()).max()
     }
 
-    /// Everything, because the connection ends.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = ReplySlot> {
-        let entries = self.begun.take().into_iter().chain(std::mem::take(&mut self.entries));
-        entries.map(|e| e.slot).chain(std::mem::take(&mut self.oneways).into_iter().map(|(_, slot)| slot))
+    /// Everything, because the connection ends. The kernel has what comes before `written`; `seen` bytes were read
+    /// that may belong to replies.
+    pub(super) fn drain(&mut self, written: u64, seen: usize) -> impl Iterator<Item = Left> + use<> {
+        // The front of a reply is the first one's where they come in order. Behind one that was held up there may be
+        // several.
+        let anybodys = seen > 0 && (self.by_tag || self.begun.is_some());
+        let firsts = seen > 0;
+        let begun = self.begun.take().map(|e| (e, true));
+        let entries = std::mem::take(&mut self.entries).into_iter().enumerate();
+        let due = entries.map(move |(place, e)| (e, anybodys || (firsts && place == 0)));
+        let oneways = std::mem::take(&mut self.oneways).into_iter().map(|e| (e, false));
+        begun.into_iter().chain(due).chain(oneways).map(move |(entry, reply_seen)| {
+            let rung = entry.rung(written, reply_seen);
+            let (begun, late) = (entry.is_begun(written), entry.late);
+            let mut exchange = entry.exchange;
+            exchange.tried.begun |= begun;
+            Left { exchange, rung, late }
+        })
     }
 }
 
@@ -248,11 +316,14 @@ mod tests {
     use super::*;
     use crate::{events, exchange};
 
-    fn slot() -> ReplySlot {
+    fn entry(flight: &mut InFlight, place: Range<u64>, oneway: bool) -> Entry {
         let now = Instant::now();
         let events = Arc::new(events::Upstream::new("u"));
-        let request = exchange::tests::request(b"q");
-        exchange::open(request, false, now, Some(now + Duration::from_secs(1)), &events).0.slot
+        let mut request = exchange::tests::request(b"q");
+        request.oneway = oneway;
+        let deadline = Some(now + Duration::from_secs(1));
+        let exchange = exchange::open(request, false, now, deadline, &events).0;
+        Entry::new(exchange, flight.next_tag().unwrap(), place, now, Again::Unsent)
     }
 
     fn space(last: u64, avoid: &[u64]) -> TagSpace {
@@ -283,9 +354,9 @@ mod tests {
     #[tokio::test]
     async fn in_order_a_wrong_tag_answers_nothing() {
         let mut flight = InFlight::new(Mode::Pipeline, Some(space(u64::MAX, &[])));
-        for end in [5, 10] {
-            let tag = flight.next_tag().unwrap();
-            flight.push(slot(), tag, end, Instant::now());
+        for start in [0, 5] {
+            let entry = entry(&mut flight, start..start + 5, false);
+            flight.push(entry);
         }
         assert!(flight.answer(Some(Tag(2))).is_none());
         assert_eq!(flight.answer(Some(Tag(1))).unwrap().tag, Tag(1));
@@ -296,8 +367,8 @@ mod tests {
     #[tokio::test]
     async fn a_oneway_is_over_when_the_kernel_has_its_last_byte() {
         let mut flight = InFlight::new(Mode::Multiplex, Some(space(255, &[])));
-        let tag = flight.next_tag().unwrap();
-        flight.push_oneway(slot(), tag, 10);
+        let entry = entry(&mut flight, 0..10, true);
+        flight.push(entry);
         assert!(flight.written(9).is_empty());
         assert!(!flight.is_empty());
         assert_eq!(flight.written(10).len(), 1);
@@ -316,14 +387,15 @@ mod tests {
             let mut end = 0;
             for (send, pick) in steps {
                 if send && due.len() < 7 {
-                    let tag = flight.next_tag().unwrap();
                     end += 1;
-                    flight.push(slot(), tag, end, Instant::now());
+                    let entry = entry(&mut flight, end - 1..end, false);
+                    let tag = entry.tag;
+                    flight.push(entry);
                     prop_assert!(due.insert(tag, end).is_none(), "{tag:?} is owed already");
                     prop_assert!(tag.0 != 4 && (1..=15).contains(&tag.0));
                 } else {
                     let tag = Tag(u64::from(pick) % 17);
-                    let found = flight.answer(Some(tag)).map(|e| e.end);
+                    let found = flight.answer(Some(tag)).map(|e| e.place.end);
                     prop_assert_eq!(found, due.remove(&tag));
                 }
                 prop_assert_eq!(flight.owed(), due.len());

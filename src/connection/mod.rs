@@ -8,6 +8,7 @@ mod clock;
 mod dial;
 mod fault;
 mod inflight;
+mod leave;
 mod parts;
 mod settings;
 mod wait;
@@ -21,12 +22,12 @@ use tokio::time::Instant;
 
 use crate::events::{self, CloseReason};
 use crate::lifecycle::{Alarm, Watch};
-use crate::protocol::{Answered, Mode, Need, Protocol, Refusal, Reply, Tag, Upstream};
-use crate::queue::{Seat, Verdict};
+use crate::protocol::{Answered, Mode, Need, Protocol, Reply, Tag, Upstream};
+use crate::queue::{Call, Seat, Verdict};
 use crate::wire::{Budget, Close, Input, Output, Purpose, Wire};
 pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
-use inflight::{Entry, InFlight};
+use inflight::{Entry, InFlight, OPEN_END};
 use parts::{Download, Upload};
 pub use settings::{Idempotent, Preamble, Settings};
 
@@ -89,6 +90,8 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     back: Watch,
     endpoint: Arc<str>,
+    /// It is asked to close as soon as nothing is lost by it.
+    called_off: bool,
     /// Why it takes nothing new any more.
     retiring: Option<CloseReason>,
     /// Bytes of control answers since the output was last empty.
@@ -130,6 +133,7 @@ impl Connection {
             back: shared.back.clone(),
             shared,
             endpoint,
+            called_off: false,
             retiring: None,
             control: 0,
             carried: 0,
@@ -165,7 +169,8 @@ impl Connection {
 
     fn turn(&mut self) -> Result<(), CloseReason> {
         self.now = Instant::now();
-        let work = self.seat.has_work();
+        let Call { work, leave } = self.seat.look();
+        self.called_off |= leave;
         if work && self.in_flight.is_empty() {
             // Stray bytes or a FIN that the reactor has not been asked for yet must not meet a request.
             self.wire.ask_kernel();
@@ -243,10 +248,10 @@ impl Connection {
 
     fn answer(&mut self, tag: Option<Tag>, reply: Reply) -> Result<(), CloseReason> {
         let entry = self.answered(tag, &reply)?;
-        if entry.slot.finish(reply).is_err() {
+        if entry.exchange.slot.finish(reply).is_err() {
             self.shared.events.late_reply(&self.endpoint);
         }
-        self.replied();
+        self.replied(entry.late);
         Ok(())
     }
 
@@ -270,13 +275,13 @@ impl Connection {
         Ok(entry)
     }
 
-    /// A reply is over.
-    fn replied(&mut self) {
+    /// A reply is over; one that came `late` is no proof that all is well.
+    fn replied(&mut self, late: bool) {
         self.replies += 1;
         if self.stuck_until.take().is_some() {
             self.seat.set_stuck(false);
         }
-        self.finished(Verdict::Replied);
+        self.finished(if late { Verdict::Neutral } else { Verdict::Replied });
     }
 
     fn finished(&mut self, verdict: Verdict) {
@@ -339,23 +344,23 @@ impl Connection {
                 self.seat.done(Verdict::Neutral);
                 continue;
             };
+            let again = self.shared.again(&exchange.request);
+            let start = self.output.end();
             self.codec.encode(&exchange.request, tag, &mut self.output);
             self.carried += 1;
-            if exchange.first && self.carried > 1 {
+            if self.carried > 1 && std::mem::take(&mut exchange.first) {
                 self.shared.events.handshake_saved();
             }
             let now = self.now;
             if self.in_flight.owed() == 0 {
                 self.owing_since = now;
             }
+            let mut end = self.output.end();
             if let Some(rest) = exchange.request.rest.take() {
-                self.in_flight.push_upload(exchange.slot, tag, exchange.request.oneway, now);
                 self.upload = Some(Upload { rest });
-            } else if exchange.request.oneway {
-                self.in_flight.push_oneway(exchange.slot, tag, self.output.end());
-            } else {
-                self.in_flight.push(exchange.slot, tag, self.output.end(), now);
+                end = OPEN_END;
             }
+            self.in_flight.push(Entry::new(exchange, tag, start..end, now, again));
             if self.carried == self.shared.settings.max_requests || !self.in_flight.has_tags() {
                 self.retire(CloseReason::Requests);
             }
@@ -392,8 +397,8 @@ impl Connection {
 
     /// Ends the one-way requests that the kernel has whole.
     fn note_written(&mut self) {
-        for slot in self.in_flight.written(self.output.written()) {
-            let _ = slot.sent();
+        for exchange in self.in_flight.written(self.output.written()) {
+            let _ = exchange.slot.sent();
             self.finished(Verdict::Neutral);
         }
     }
@@ -411,13 +416,7 @@ impl Connection {
         // be one.
         let over = self.in_flight.owes_nobody() && self.upload.is_none();
         let clean = over && self.output.is_empty() && self.input.bytes.is_empty();
-        let refusal = if reason == CloseReason::Desync { Refusal::Desync } else { Refusal::Lost };
-        let verdict = if reason == CloseReason::Cut { Verdict::Neutral } else { Verdict::Failed };
-        for slot in self.in_flight.drain() {
-            let late = slot.deadline().is_some_and(|at| at <= Instant::now());
-            let _ = slot.refuse(if late { Refusal::Timeout } else { refusal.clone() });
-            self.seat.done(verdict);
-        }
+        self.leave(reason);
         self.shared.events.connection_closed(&self.endpoint, reason, self.carried, owed);
         match reason {
             CloseReason::Peer => self.wire.close(Close::Fin),

@@ -79,7 +79,7 @@ impl Connection {
         head.charge = self.input.take_head(rest);
         let (sender, rest) = parts::pipe(self.pipe_capacity(), head.charge.clone());
         head.rest = Some(rest);
-        let wanted = entry.slot.begin(head).is_ok();
+        let wanted = entry.exchange.slot.begin(head).is_ok();
         if !wanted {
             self.shared.events.late_reply(&self.endpoint);
         }
@@ -105,13 +105,14 @@ impl Connection {
         if last {
             let sender = self.download.take().and_then(|download| download.sender);
             self.input.take_charge();
-            if let Some(entry) = self.in_flight.end_begun() {
-                let _ = entry.slot.finish_begun();
+            let begun = self.in_flight.end_begun();
+            if let Some(entry) = &begun {
+                let _ = entry.exchange.slot.finish_begun();
             }
             if let Some(sender) = sender {
                 sender.finish(bytes);
             }
-            return self.replied();
+            return self.replied(begun.is_some_and(|entry| entry.late));
         }
         let Some(sender) = &download.sender else { return };
         sender.send(bytes);
@@ -162,7 +163,7 @@ impl Connection {
             return;
         }
         if let Some(entry) = self.in_flight.begun()
-            && entry.slot.refuse(Refusal::NotTaken).is_ok()
+            && entry.exchange.slot.refuse(Refusal::NotTaken).is_ok()
         {
             self.shared.events.reply_not_taken(&self.endpoint);
         }
@@ -172,7 +173,7 @@ impl Connection {
     /// A reply whose exchange has ended, at its deadline or by its client, is swallowed from here on.
     pub(super) fn cut_download_if_ended(&mut self) {
         if let (Some(entry), Some(download)) = (self.in_flight.begun(), &mut self.download)
-            && entry.slot.is_ended()
+            && entry.exchange.slot.is_ended()
             && download.sender.take().is_some()
         {
             self.resume();

@@ -99,6 +99,7 @@ struct Limits {
     memory: Limit,
     accept: Limit,
     late: Limit,
+    ejected: Limit,
 }
 
 /// Times of an exchange, for [`Upstream::ended`].
@@ -274,6 +275,42 @@ impl Upstream {
         if let Some(suppressed) = self.limit.slow.pass() {
             warn!(upstream = &*self.name, %endpoint, suppressed, "reply not taken by its client: swallowed");
         }
+    }
+
+    /// A request came to nothing, and is tried again.
+    pub fn retried(&self, rung: Rung) {
+        self.retries.of(rung).add_one();
+    }
+
+    /// A probe of an endpoint ended; `fault` says what is wrong with the answer.
+    pub fn probed(&self, endpoint: &dyn fmt::Display, result: ProbeResult, fault: &dyn fmt::Display) {
+        self.probes.of(result).add_one();
+        if result != ProbeResult::Ok {
+            debug!(upstream = &*self.name, %endpoint, result = result.as_str(), "probe failed: {fault}");
+        }
+    }
+
+    /// Probes found an endpoint unfit: it gets nothing while others are better.
+    pub fn unhealthy(&self, endpoint: &dyn fmt::Display, fault: &dyn fmt::Display) {
+        warn!(upstream = &*self.name, %endpoint, "endpoint unhealthy: {fault}");
+    }
+
+    /// Probes found it well again.
+    pub fn healthy(&self, endpoint: &dyn fmt::Display) {
+        info!(upstream = &*self.name, %endpoint, "endpoint healthy again");
+    }
+
+    /// An endpoint failed too often in a row: it gets nothing for so long while others are better.
+    pub fn ejected(&self, endpoint: &dyn fmt::Display, duration: Duration) {
+        self.ejections.add_one();
+        if let Some(suppressed) = self.limit.ejected.pass() {
+            warn!(upstream = &*self.name, %endpoint, ?duration, suppressed, "endpoint ejected");
+        }
+    }
+
+    /// An ejected endpoint may show what it can do.
+    pub fn readmitted(&self, endpoint: &dyn fmt::Display) {
+        debug!(upstream = &*self.name, %endpoint, "ejected endpoint readmitted");
     }
 
     /// A client's first request went out on a connection that others had used before.

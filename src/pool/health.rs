@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 /// How endpoints are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,4 +36,96 @@ pub enum Probe {
         /// What its reply begins with, as a client would read it.
         expect: Bytes,
     },
+}
+
+/// The longest ejection.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// All endpoints of a pool, as its keeper watches them.
+#[derive(Debug)]
+pub(super) struct Health {
+    settings: Settings,
+    endpoints: Vec<Watched>,
+}
+
+#[derive(Clone, Debug)]
+struct Watched {
+    /// When the next probe is due.
+    probe_at: Option<Instant>,
+    /// Probes of the same result in a row.
+    ok: u32,
+    failed: u32,
+    healthy: bool,
+    /// While it is ejected: until when.
+    ejected: Option<Instant>,
+    /// For how long it was ejected last, and the end of it.
+    last: Option<(Duration, Instant)>,
+}
+
+impl Health {
+    pub(super) fn new(settings: Settings, endpoints: usize) -> Self {
+        let now = Instant::now();
+        let watched = || Watched {
+            // Many pools may start at the same moment.
+            probe_at: settings.interval.map(|interval| now + interval.mul_f64(fastrand::f64())),
+            ok: 0,
+            failed: 0,
+            healthy: true,
+            ejected: None,
+            last: None,
+        };
+        Self { endpoints: (0..endpoints).map(|_| watched()).collect(), settings }
+    }
+
+    /// Whether a probe is due; the next one is, an interval later.
+    pub(super) fn is_due(&mut self, endpoint: usize, now: Instant) -> bool {
+        let (watched, interval) = (&mut self.endpoints[endpoint], self.settings.interval);
+        let due = watched.probe_at.is_some_and(|at| at <= now);
+        if due {
+            watched.probe_at = interval.map(|interval| now + interval.mul_f64(0.9 + fastrand::f64() / 5.0));
+        }
+        due
+    }
+
+    /// Notes what a probe found; returns whether the endpoint is healthy if that has changed.
+    pub(super) fn note(&mut self, endpoint: usize, well: bool) -> Option<bool> {
+        let (watched, settings) = (&mut self.endpoints[endpoint], &self.settings);
+        (watched.ok, watched.failed) =
+            if well { (watched.ok.saturating_add(1), 0) } else { (0, watched.failed.saturating_add(1)) };
+        let enough = if well {
+            watched.ok >= settings.healthy_after
+        } else {
+            watched.failed >= settings.unhealthy_after
+        };
+        (enough && watched.healthy != well).then(|| {
+            watched.healthy = well;
+            well
+        })
+    }
+
+    /// Begins an ejection; returns how long it lasts: twice as long as the last one if that is not over for longer
+    /// than it was, and up to a quarter less, so that not all come back together.
+    pub(super) fn eject(&mut self, endpoint: usize, now: Instant) -> Option<Duration> {
+        let watched = &mut self.endpoints[endpoint];
+        if watched.ejected.is_some() {
+            return None;
+        }
+        let first = self.settings.eject_for;
+        let recent = watched.last.filter(|(spell, end)| now < *end + *spell);
+        let spell = recent.map_or(first, |(spell, _)| (2 * spell).min(LONGEST.max(first)));
+        let duration = spell.mul_f64(1.0 - fastrand::f64() / 4.0);
+        watched.ejected = Some(now + duration);
+        watched.last = Some((spell, now + duration));
+        Some(duration)
+    }
+
+    /// Ends an ejection whose time is up.
+    pub(super) fn is_readmitted(&mut self, endpoint: usize, now: Instant) -> bool {
+        self.endpoints[endpoint].ejected.take_if(|until| *until <= now).is_some()
+    }
+
+    /// When there is something to do next.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.endpoints.iter().flat_map(|watched| [watched.probe_at, watched.ejected]).flatten().min()
+    }
 }

@@ -1,6 +1,8 @@
 //! Keeps a pool's connections: dials what the floor and the demand want, never above the cap, and backs off
 //! from endpoints that fail. Owns the connections' tasks; each one reports here how it ended.
 
+mod watch;
+
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,15 +13,14 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::Pool;
+use super::backoff::Backoff;
+use super::health::Health;
+use super::probe::{Found, Question};
 use crate::connection::{Connection, Connector, DialError, Ended, Shared, dial};
 use crate::events::{CloseReason, ConnectResult};
-use crate::lifecycle::{Alarm, Phase};
+use crate::lifecycle::{Alarm, Phase, earliest};
 use crate::queue::{Connecting, Demand, EndpointDemand};
 
-/// The bounds of a back-off: after the first failure, and after many.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// The shortest pause between two attempts.
-const PAUSE: Duration = Duration::from_millis(10);
 /// A connection that dies sooner, without a reply, counts as a failed attempt.
 const STILLBORN: Duration = Duration::from_secs(1);
 /// Floor connections in a row that die unused before the pool is left cold.
@@ -41,34 +42,18 @@ pub struct Keeper {
     turn: usize,
     /// There were requests since an endpoint without connections was last looked for.
     touched: bool,
+    /// There were requests since the last attempt that failed.
+    wanted: bool,
+    health: Health,
+    question: Option<Arc<Question>>,
+    /// Probes on their way, by endpoint.
+    asked: JoinSet<(usize, Found)>,
+    /// Endpoints that are connected to because a probe was due.
+    probing: Vec<bool>,
+    /// Endpoints that had a connection at the last look.
+    was_open: Vec<bool>,
     unused_deaths: u32,
     unused_death: Option<Instant>,
-}
-
-/// When an endpoint may be tried again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Backoff {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl Backoff {
-    /// Full jitter: anything up to the bound, which doubles with each failure.
-    fn fail(&mut self, now: Instant) -> Duration {
-        let (first, longest) = BACKOFF;
-        if self.until.is_some_and(|until| now > until + 2 * longest) {
-            self.failures = 0;
-        }
-        let bound = first.saturating_mul(1 << self.failures.min(16)).min(longest);
-        self.failures += 1;
-        let pause = bound.mul_f64(fastrand::f64()).max(PAUSE);
-        self.until = Some(now + pause);
-        pause
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| until <= now)
-    }
 }
 
 impl Keeper {
@@ -77,6 +62,12 @@ impl Keeper {
         Self {
             cap: Arc::new(Semaphore::new(pool.settings.max_connections)),
             backoff: vec![Backoff::default(); names.len()],
+            health: Health::new(pool.settings.health.clone(), names.len()),
+            question: Question::new(&pool.settings.health, &shared.protocol, shared.settings.max_buffered)
+                .map(Arc::new),
+            asked: JoinSet::new(),
+            probing: vec![false; names.len()],
+            was_open: vec![false; names.len()],
             pool,
             shared,
             connector,
@@ -85,6 +76,7 @@ impl Keeper {
             names,
             turn: 0,
             touched: false,
+            wanted: false,
             unused_deaths: 0,
             unused_death: None,
         }
@@ -101,13 +93,16 @@ impl Keeper {
             while let Some(done) = self.tasks.try_join_next_with_id() {
                 self.ended(done);
             }
-            let look_again = self.dial_what_is_wanted(Instant::now());
+            let now = Instant::now();
+            self.look_after_health(now);
+            let look_again = earliest([self.dial_what_is_wanted(now), self.health.next_at()]);
             // Every branch is cancel-safe: a finished task stays in the set until it is taken out. Whichever it
             // is, the loop looks at them all.
             tokio::select! {
                 biased;
                 () = pool.queue.changed() => {}
                 Some(done) = self.tasks.join_next_with_id() => self.ended(done),
+                Some(asked) = self.asked.join_next() => self.answered(asked),
                 () = alarm.as_mut().reached(look_again) => {}
                 () = back.reached(Phase::Draining) => {}
             }
@@ -124,7 +119,7 @@ impl Keeper {
                 self.pool.floor.send_if_modified(|stood| !std::mem::replace(stood, true));
             }
             if demand.touched {
-                self.touched = true;
+                (self.touched, self.wanted) = (true, true);
                 self.unused_deaths = 0;
             }
             let uncovered = self.uncovered(&demand, now);
@@ -156,7 +151,7 @@ impl Keeper {
 
     /// It failed last time, and nothing shows that it is better now.
     fn is_troubled(&self, demand: &Demand, endpoint: usize) -> bool {
-        self.backoff[endpoint].failures > 0 && demand.endpoints[endpoint].open == 0
+        self.backoff[endpoint].has_failed() && demand.endpoints[endpoint].open == 0
     }
 
     /// An endpoint that could share the load and has no connection yet. It has the fewest in flight, so the
@@ -165,8 +160,11 @@ impl Keeper {
         if !self.touched || demand.down || demand.open == 0 {
             return None;
         }
-        let found = (0..self.names.len())
-            .find(|e| demand.endpoints[*e].is_untouched() && self.backoff[*e].is_over(now));
+        let may = |e: &usize| {
+            let it = &demand.endpoints[*e];
+            it.is_untouched() && !it.left_out && self.backoff[*e].is_over(now)
+        };
+        let found = (0..self.names.len()).find(may);
         self.touched = found.is_some();
         found
     }
@@ -177,10 +175,10 @@ impl Keeper {
         let count = self.names.len();
         let may = |e: &usize| {
             let waiting = self.is_troubled(demand, *e) && demand.endpoints[*e].connecting > 0;
-            self.backoff[*e].is_over(now) && !waiting
+            self.backoff[*e].is_over(now) && !waiting && !demand.endpoints[*e].left_out
         };
         let best = (0..count).filter(may).min_by_key(|e| {
-            let EndpointDemand { open, connecting, failing } = demand.endpoints[*e];
+            let EndpointDemand { open, connecting, failing, .. } = demand.endpoints[*e];
             (failing, open + connecting, (e + count - self.turn) % count)
         })?;
         self.turn = (best + 1) % count;
@@ -202,20 +200,22 @@ impl Keeper {
             Ok((_, Ok(ended))) => self.connection_ended(endpoint, ended),
             Ok((_, Err(error))) => self.dial_failed(endpoint, &error),
             Err(panic) => {
-                self.backoff[endpoint].fail(Instant::now());
+                self.backoff[endpoint].fail(Instant::now(), true);
                 self.pool.events.connection_panicked(&self.names[endpoint], &panic);
             }
         }
     }
 
     fn dial_failed(&mut self, endpoint: usize, error: &DialError) {
-        let retry_in = self.backoff[endpoint].fail(Instant::now());
-        self.pool.events.connect_failed(&self.names[endpoint], error.result, &error.text, retry_in);
-        self.pool.queue.set_unreachable(endpoint);
+        self.pool.queue.dial_failed(endpoint);
         let demand = self.pool.queue.demand();
         self.touched |= demand.touched;
-        let all_failed = self.backoff.iter().all(|b| b.failures > 0);
-        if demand.open == 0 && demand.connecting == 0 && all_failed {
+        let wanted = std::mem::take(&mut self.wanted) || demand.touched;
+        let retry_in = self.backoff[endpoint].fail(Instant::now(), wanted);
+        self.pool.events.connect_failed(&self.names[endpoint], error.result, &error.text, retry_in);
+        self.missed(endpoint, error);
+        let exhausted = self.backoff.iter().all(Backoff::is_exhausted);
+        if demand.open == 0 && demand.connecting == 0 && exhausted {
             self.pool.queue.set_down(&format!("{}: {}", self.names[endpoint], error.text));
         }
     }
@@ -230,7 +230,12 @@ impl Keeper {
             self.backoff[endpoint] = Backoff::default();
             self.unused_deaths = 0;
         } else if died && ended.lived < STILLBORN {
-            self.backoff[endpoint].fail(now);
+            self.backoff[endpoint].fail(now, true);
+        }
+        let stillborn = ended.replies == 0 && ended.lived < STILLBORN;
+        if !stillborn && self.pool.queue.endpoints().iter().all(|e| e.open == 0) {
+            // What failed earlier may work by now, and there is nothing else.
+            self.backoff.iter_mut().for_each(Backoff::hurry);
         }
         // Those that stood together may have died together: one death, not many.
         let opened = now - ended.lived;

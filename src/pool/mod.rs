@@ -3,8 +3,10 @@
 //! Sessions come here with requests and leave with a ticket each. Whatever the pool cannot do, it says
 //! through that ticket.
 
+mod backoff;
 pub mod health;
 mod keeper;
+mod probe;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +88,8 @@ impl Pool {
             grow_at,
             max_uploads: (settings.max_connections / 2).max(1),
             min_connections: settings.min_connections,
+            eject_after: settings.health.eject_after,
+            retry: settings.retry,
         });
         let shared = Arc::new(connection::Shared {
             settings: settings.connection.clone(),
@@ -130,17 +134,18 @@ impl Pool {
             return None;
         }
         // An exchange that a connection has may come back to wait: it is looked at all the same.
-        let patience = ticket.admitted() + self.settings.acquire_timeout;
+        let patience = ticket.waits_since() + self.settings.acquire_timeout;
         if now < patience {
             return deadline.map_or(Some(patience), |at| Some(at.min(patience)));
         }
-        // Only what no connection was given is refused like this: nobody is told so who may have been served.
+        // Only what no connection has is refused like this, and only if none had it: nobody is told so who may have been
+        // served.
         if let Some(waiting) = self.queue.withdraw(ticket) {
-            let _ = waiting.slot.refuse(Refusal::AcquireTimeout);
+            waiting.refuse(Refusal::AcquireTimeout);
             return None;
         }
-        // Without a deadline nothing else would end its wait if it comes back.
-        deadline.or_else(|| Some(now + self.settings.acquire_timeout))
+        let again = now + self.settings.acquire_timeout;
+        deadline.map_or(Some(again), |at| Some(at.min(again)))
     }
 
     /// Ends the exchange because its deadline has come. False if it had ended before.

@@ -96,6 +96,11 @@ impl Request {
     pub fn new(bytes: Bytes, oneway: bool) -> Self {
         Self { bytes, oneway, charge: Charge::none(), rest: None }
     }
+
+    /// It will not be sent again: its memory is free.
+    pub fn forget(&mut self) {
+        (self.bytes, self.charge) = (Bytes::new(), Charge::none());
+    }
 }
 
 /// One reply.

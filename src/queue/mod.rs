@@ -18,12 +18,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::events::Rung;
 use crate::exchange::{Exchange, Ticket};
 use crate::protocol::Refusal;
+use retry::Retries;
 pub use retry::Retry;
 pub use roster::Verdict;
 use roster::{Endpoint, Roster, Standing};
-pub use seat::{Connecting, Seat};
+pub use seat::{Call, Connecting, Seat};
 use waiting::Waiting;
 
 /// The bounds of a queue.
@@ -41,6 +43,10 @@ pub struct Settings {
     pub max_uploads: usize,
     /// Connections that an idle one may not leave behind fewer than.
     pub min_connections: usize,
+    /// Failures in a row until an endpoint is ejected; at least 1.
+    pub eject_after: u32,
+    /// How often requests are tried.
+    pub retry: Retry,
 }
 
 /// The queue.
@@ -56,12 +62,13 @@ pub struct Queue {
 struct Inner {
     roster: Roster,
     waiting: Waiting,
+    retries: Retries,
     next_turn: u64,
     /// Why the last attempt to connect failed, if nothing is open.
     down: Option<String>,
     /// Something was pushed since the keeper last looked.
     touched: bool,
-    /// Ended, and to be dropped after the lock.
+    /// Ended or lost, and to be dropped after the lock.
     ended: Vec<Exchange>,
 }
 
@@ -115,11 +122,21 @@ pub struct EndpointDemand {
     pub connecting: usize,
     /// Its last replies all failed.
     pub failing: bool,
+    /// It failed too often in a row.
+    pub ejected: bool,
+    /// It gets nothing, because another one is better.
+    pub left_out: bool,
 }
 
 impl EndpointDemand {
-    fn of(endpoint: &Endpoint) -> Self {
-        Self { open: endpoint.open, connecting: endpoint.connecting, failing: endpoint.is_failing() }
+    fn of(endpoint: &Endpoint, has_better: bool) -> Self {
+        Self {
+            open: endpoint.open,
+            connecting: endpoint.connecting,
+            failing: endpoint.is_failing(),
+            ejected: endpoint.ejected,
+            left_out: has_better && endpoint.is_left_out(),
+        }
     }
 
     /// Neither a connection nor one in the making.
@@ -159,6 +176,7 @@ impl Queue {
         let inner = Inner {
             roster: Roster::new(&settings),
             waiting: Waiting::default(),
+            retries: Retries::new(settings.retry),
             next_turn: 0,
             down: None,
             touched: false,
@@ -188,6 +206,7 @@ impl Queue {
     pub fn push(&self, exchange: Exchange) {
         let (refused, wants_more) = self.locked(|inner| {
             inner.touched = true;
+            inner.retries.note_request(exchange.slot.admitted());
             let placed = inner.place(exchange, self.settings.max_waiting);
             let crowded =
                 placed.as_ref().is_ok_and(|key| key.is_some_and(|key| inner.roster.is_crowded(key)));
@@ -199,8 +218,19 @@ impl Queue {
             self.changed.notify_one();
         }
         if let Some((exchange, refusal)) = refused {
-            let _ = exchange.slot.refuse(refusal);
+            exchange.refuse(refusal);
         }
+    }
+
+    /// Gives `exchange` to a connection of the one endpoint it is for, or back if none has room.
+    pub fn push_at(&self, endpoint: usize, mut exchange: Exchange) -> Result<(), Exchange> {
+        self.locked(|inner| {
+            let Some(key) = inner.roster.choose_at(endpoint) else { return Err(exchange) };
+            exchange.bound_to = Some(endpoint);
+            exchange.slot.mark_given_at_once();
+            inner.roster.give(key, exchange);
+            Ok(())
+        })
     }
 
     /// Takes an exchange out, if it still waits: meanwhile a connection may have been given it.
@@ -220,19 +250,51 @@ impl Queue {
         Connecting::new(self.clone(), endpoint)
     }
 
-    /// Nothing is open and connecting failed with `error`: what waits and what comes is refused, until a
-    /// connection joins.
-    pub fn set_down(&self, error: &str) {
-        let waiting = self.locked(|inner| {
-            let down = inner.roster.open() == 0;
-            down.then(|| {
-                inner.down = Some(error.into());
-                inner.waiting.drain()
-            })
+    /// An attempt to connect failed; what waits for a connection waits for the next one.
+    pub fn dial_failed(&self, endpoint: usize) {
+        self.locked(|inner| {
+            inner.roster.endpoints[endpoint].unreachable = true;
+            if let Some(first) = inner.waiting.first() {
+                first.slot.mark_retried(Rung::Connect, Instant::now());
+            }
         });
-        for exchange in waiting.into_iter().flatten() {
-            let _ = exchange.slot.refuse(Refusal::Down(error.into()));
+    }
+
+    /// Nothing is open, and all endpoints failed, the last one with `error`: what comes is refused until a
+    /// connection joins, and what waits if it must not be tried again.
+    pub fn set_down(&self, error: &str) {
+        let refused = self.locked(|inner| {
+            if inner.roster.open() > 0 {
+                return Vec::new();
+            }
+            inner.down = Some(error.into());
+            let now = Instant::now();
+            let waiting = inner.waiting.drain();
+            let (again, refused): (Vec<_>, _) =
+                waiting.map(|mut e| (inner.retries.allow(&mut e, now), e)).partition(|(allowed, _)| *allowed);
+            again.iter().for_each(|(_, e)| e.slot.mark_retried(Rung::Connect, now));
+            inner.put_back(again.into_iter().map(|(_, exchange)| exchange));
+            refused
+        });
+        for (_, exchange) in refused {
+            exchange.refuse(Refusal::Down(error.into()));
         }
+    }
+
+    /// An ejected endpoint may show what it can do.
+    pub fn readmit(&self, endpoint: usize) {
+        self.locked(|inner| {
+            inner.roster.endpoints[endpoint].ejected = false;
+            inner.dispatch();
+        });
+    }
+
+    /// What probes say of an endpoint.
+    pub fn set_healthy(&self, endpoint: usize, healthy: bool) {
+        self.locked(|inner| {
+            inner.roster.endpoints[endpoint].healthy = healthy;
+            inner.dispatch();
+        });
     }
 
     /// What the keeper needs to know now.
@@ -241,12 +303,17 @@ impl Queue {
             wanting: waiting.count(false)
                 + waiting.count(true).min(roster.uploads_left())
                 + roster.overload(),
-            endpoints: roster.endpoints.iter().map(EndpointDemand::of).collect(),
+            endpoints: roster.demands(),
             open: roster.open(),
             connecting: roster.connecting(),
             down: down.is_some(),
             touched: std::mem::take(touched),
         })
+    }
+
+    /// What the keeper needs to know of the endpoints.
+    pub fn endpoints(&self) -> Vec<EndpointDemand> {
+        self.inner().roster.demands()
     }
 
     /// Completes when [`Queue::demand`] may have changed. Cancel-safe; for one waiter.
@@ -274,14 +341,9 @@ impl Queue {
         })
     }
 
-    /// Whether the last attempt to reach each endpoint succeeded.
+    /// Whether each endpoint was reached by the last attempt, and is not left out.
     pub fn endpoints_up(&self) -> Vec<bool> {
-        self.inner().roster.endpoints.iter().map(|e| !e.unreachable).collect()
-    }
-
-    /// The last attempt to reach `endpoint` failed.
-    pub fn set_unreachable(&self, endpoint: usize) {
-        self.locked(|inner| inner.roster.endpoints[endpoint].unreachable = true);
+        self.inner().roster.endpoints.iter().map(|e| !e.unreachable && !e.is_left_out()).collect()
     }
 }
 
@@ -297,7 +359,7 @@ impl Inner {
         self.next_turn += 1;
         let in_parts = exchange.is_in_parts();
         let is_next = if in_parts { self.waiting.is_empty() } else { self.waiting.count(false) == 0 };
-        if is_next && let Some(key) = self.roster.choose(in_parts) {
+        if is_next && let Some(key) = self.roster.choose(in_parts, None) {
             exchange.slot.mark_given_at_once();
             self.roster.give(key, exchange);
             return Ok(Some(key));
@@ -315,9 +377,24 @@ impl Inner {
     /// Exchanges that no connection has begun wait, each at its turn. What ended meanwhile has nobody to
     /// withdraw it any more.
     fn put_back(&mut self, exchanges: impl IntoIterator<Item = Exchange>) {
-        let ended = exchanges.into_iter().filter_map(|exchange| self.waiting.insert(exchange));
-        self.ended.extend(ended);
+        for exchange in exchanges {
+            let over =
+                if exchange.bound_to.is_some() { Some(exchange) } else { self.waiting.insert(exchange) };
+            self.ended.extend(over);
+        }
         self.dispatch();
+    }
+
+    /// An exchange that came to nothing waits again at its turn, or is lost.
+    fn try_again(&mut self, mut exchange: Exchange, rung: Rung) {
+        let now = Instant::now();
+        if exchange.bound_to.is_none() && self.retries.allow(&mut exchange, now) {
+            exchange.slot.mark_retried(rung, now);
+            self.put_back([exchange]);
+        } else {
+            self.ended.push(exchange);
+            self.dispatch();
+        }
     }
 
     /// Gives what waits to connections with room; if some still waits, stuck connections give way.
@@ -340,7 +417,8 @@ impl Inner {
             if self.waiting.count(in_parts) == 0 {
                 return None;
             }
-            let key = self.roster.choose(in_parts)?;
+            let avoid = self.waiting.first_of(in_parts)?.tried.endpoint;
+            let key = self.roster.choose(in_parts, avoid)?;
             Some((key, self.waiting.pop(in_parts)?))
         })
     }

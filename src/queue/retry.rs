@@ -1,5 +1,14 @@
-//! Whether an exchange may be tried again: never more often than `attempts`, and all of them together only a share
-//! of what is asked for.
+//! Whether an exchange may be tried again: never more often than `attempts`, and all of them together only as a
+//! share of what is asked for, so that a server in trouble is not asked twice as much. The queue's lock is around it.
+
+use tokio::time::Instant;
+
+use crate::exchange::Exchange;
+
+/// Retries that are always allowed, in each second.
+const FLOOR: u64 = 10;
+/// The share is that of so many seconds.
+const WINDOW: usize = 10;
 
 /// How often requests are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,4 +17,64 @@ pub struct Retry {
     pub attempts: u32,
     /// Retries for each 1000 requests; 10 a second are always allowed.
     pub per_thousand: u32,
+}
+
+/// What was asked for and tried again of late.
+#[derive(Debug)]
+pub(super) struct Retries {
+    settings: Retry,
+    since: Instant,
+    /// The second that is counted now.
+    second: u64,
+    /// By second, as in a ring.
+    seconds: [Counts; WINDOW],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    requests: u64,
+    retries: u64,
+}
+
+impl Retries {
+    pub(super) fn new(settings: Retry) -> Self {
+        Self { settings, since: Instant::now(), second: 0, seconds: [Counts::default(); WINDOW] }
+    }
+
+    /// A request was pushed.
+    pub(super) fn note_request(&mut self, now: Instant) {
+        self.at(now).requests += 1;
+    }
+
+    /// One more attempt of `exchange` came to nothing: whether there may be another one.
+    pub(super) fn allow(&mut self, exchange: &mut Exchange, now: Instant) -> bool {
+        exchange.tried.attempts += 1;
+        exchange.tried.attempts < self.settings.attempts && self.take(now)
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let below_floor = self.at(now).retries < FLOOR;
+        let sum = |of: fn(&Counts) -> u64| self.seconds.iter().map(of).sum::<u64>();
+        let share = sum(|s| s.requests) * u64::from(self.settings.per_thousand) / 1000;
+        let allowed = below_floor || sum(|s| s.retries) < share;
+        self.at(now).retries += u64::from(allowed);
+        allowed
+    }
+
+    /// The counts of this second; those that are over for longer than the window are forgotten.
+    fn at(&mut self, now: Instant) -> &mut Counts {
+        let second = now.saturating_duration_since(self.since).as_secs();
+        if second > self.second {
+            let over = (second - self.second).min(WINDOW as u64);
+            for second in second + 1 - over..=second {
+                self.seconds[slot(second)] = Counts::default();
+            }
+            self.second = second;
+        }
+        &mut self.seconds[slot(self.second)]
+    }
+}
+
+fn slot(second: u64) -> usize {
+    usize::try_from(second % WINDOW as u64).unwrap_or(0)
 }

@@ -1,7 +1,7 @@
 //! The connections of a pool as the queue sees them, and the rule that picks one.
 //!
-//! The endpoint with the fewest in flight (ties rotate); within it the most recently used connection below
-//! `grow_at`, then the least loaded. A request in parts needs one with nothing in flight, which then takes
+//! The endpoint with the fewest in flight (ties rotate), but not one that is left out while another is better; within
+//! it the most recently used connection below `grow_at`, then the least loaded. A request in parts needs one with nothing in flight, which then takes
 //! nothing else until the request is whole. Plain data: the queue's lock is around it.
 
 use std::collections::VecDeque;
@@ -9,10 +9,11 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use super::{Settings, Woken};
+use super::{EndpointDemand, Settings, Woken};
 use crate::exchange::Exchange;
 
-/// Failures in a row after which an endpoint gets one exchange at a time, as long as others are better.
+/// Failures in a row after which an endpoint gets one exchange at a time, as long as others are better. Where it is
+/// ejected sooner, that is as many.
 const PROBATION_AFTER: u32 = 3;
 
 /// How an exchange left a connection, as far as the endpoint's reputation goes.
@@ -62,10 +63,12 @@ pub(super) enum Hold {
     Stuck,
     /// So it is, and because others wait it was asked to close.
     GivesWay,
+    /// It is idle, and its endpoint was ejected.
+    CalledOff,
 }
 
 /// What is known of one endpoint.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Endpoint {
     pub(super) in_flight: usize,
     /// Connections that take new exchanges.
@@ -73,13 +76,41 @@ pub(super) struct Endpoint {
     pub(super) connecting: usize,
     /// The last attempt to connect failed.
     pub(super) unreachable: bool,
+    /// Probes find it well.
+    pub(super) healthy: bool,
+    /// It failed too often in a row.
+    pub(super) ejected: bool,
     failures_in_a_row: u32,
+    probation_after: u32,
 }
 
 impl Endpoint {
+    fn new(eject_after: u32) -> Self {
+        let probation_after = PROBATION_AFTER.min(eject_after);
+        Self {
+            in_flight: 0,
+            open: 0,
+            connecting: 0,
+            unreachable: false,
+            healthy: true,
+            ejected: false,
+            failures_in_a_row: 0,
+            probation_after,
+        }
+    }
+
     /// Whether its last replies all failed.
     pub(super) fn is_failing(&self) -> bool {
-        self.failures_in_a_row >= PROBATION_AFTER
+        self.failures_in_a_row >= self.probation_after
+    }
+
+    /// Whether it gets nothing while another one is better.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.ejected || !self.healthy
+    }
+
+    fn is_good(&self) -> bool {
+        self.open > 0 && !self.is_failing() && !self.is_left_out()
     }
 }
 
@@ -90,6 +121,7 @@ pub(super) struct Roster {
     pub(super) endpoints: Vec<Endpoint>,
     room: usize,
     grow_at: usize,
+    eject_after: u32,
     /// Connections that may still take a request in parts.
     uploads_left: usize,
     /// A busy connection that takes nothing more, so that it becomes free for a request in parts.
@@ -105,9 +137,10 @@ impl Roster {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             members: Slab::new(),
-            endpoints: vec![Endpoint::default(); settings.endpoints],
+            endpoints: vec![Endpoint::new(settings.eject_after); settings.endpoints],
             room: settings.room,
             grow_at: settings.grow_at,
+            eject_after: settings.eject_after,
             uploads_left: settings.max_uploads,
             reserved: None,
             turn: 0,
@@ -202,17 +235,44 @@ impl Roster {
     pub(super) fn done(&mut self, key: usize, verdict: Verdict) {
         let member = &mut self.members[key];
         member.in_flight -= 1;
-        let endpoint = &mut self.endpoints[member.endpoint];
-        endpoint.in_flight -= 1;
-        endpoint.failures_in_a_row = match verdict {
-            Verdict::Replied => 0,
-            Verdict::Failed => endpoint.failures_in_a_row.saturating_add(1),
-            Verdict::Neutral => endpoint.failures_in_a_row,
-        };
+        let (idle, endpoint) = (member.in_flight == 0, member.endpoint);
+        self.endpoints[endpoint].in_flight -= 1;
+        match verdict {
+            Verdict::Replied => self.endpoints[endpoint].failures_in_a_row = 0,
+            Verdict::Failed => self.fail(endpoint),
+            Verdict::Neutral => {}
+        }
+        if idle && self.endpoints[endpoint].ejected && self.has_better() {
+            self.call_off(key);
+        }
     }
 
-    /// Who gets the next exchange, or the next one in parts.
-    pub(super) fn choose(&self, in_parts: bool) -> Option<usize> {
+    /// An endpoint did not reply. After too many failures in a row it is ejected, but never the last one.
+    pub(super) fn fail(&mut self, endpoint: usize) {
+        let failing = &mut self.endpoints[endpoint];
+        failing.failures_in_a_row = failing.failures_in_a_row.saturating_add(1);
+        if failing.failures_in_a_row < self.eject_after || failing.ejected {
+            return;
+        }
+        let mut others = self.endpoints.iter().enumerate().filter(|(other, _)| *other != endpoint);
+        if others.any(|(_, other)| other.is_good()) {
+            self.endpoints[endpoint].ejected = true;
+            let idle = |m: &Member| m.endpoint == endpoint && m.in_flight == 0;
+            let idle: Vec<_> = self.members.iter().filter(|(_, m)| idle(m)).map(|(key, _)| key).collect();
+            idle.into_iter().for_each(|key| self.call_off(key));
+        }
+    }
+
+    fn call_off(&mut self, key: usize) {
+        let member = &mut self.members[key];
+        if member.standing != Standing::Retiring {
+            member.hold = Hold::CalledOff;
+            self.woken.add(member.waker.take());
+        }
+    }
+
+    /// Who gets the next exchange, or the next one in parts; if it can be, not the endpoint to `avoid`.
+    pub(super) fn choose(&self, in_parts: bool, avoid: Option<usize>) -> Option<usize> {
         if in_parts && self.uploads_left == 0 {
             return None;
         }
@@ -220,8 +280,18 @@ impl Roster {
         let candidates = self.members.iter().filter(|(key, m)| {
             let fits = if in_parts { m.takes(1) } else { m.takes(self.room) && self.reserved != Some(*key) };
             let endpoint = &self.endpoints[m.endpoint];
-            fits && !(has_better && endpoint.is_failing() && endpoint.in_flight > 0)
+            let one_too_many = endpoint.is_failing() && endpoint.in_flight > 0;
+            fits && !(has_better && (endpoint.is_left_out() || one_too_many))
         });
+        let preference = |m: &Member| (Some(m.endpoint) == avoid, self.preference(m));
+        candidates.min_by_key(|(_, m)| preference(m)).map(|(key, _)| key)
+    }
+
+    /// Who gets an exchange that only `endpoint` will do for.
+    pub(super) fn choose_at(&self, endpoint: usize) -> Option<usize> {
+        let fits =
+            |key, m: &Member| m.endpoint == endpoint && m.takes(self.room) && self.reserved != Some(key);
+        let candidates = self.members.iter().filter(|(key, m)| fits(*key, m));
         candidates.min_by_key(|(_, m)| self.preference(m)).map(|(key, _)| key)
     }
 
@@ -246,10 +316,16 @@ impl Roster {
         (self.endpoints[member.endpoint].in_flight, turns_away, crowded, load, recency)
     }
 
-    /// Whether failing endpoints get one at a time. With nobody better about they do not: throttling the last
-    /// endpoint helps no one.
-    fn has_better(&self) -> bool {
-        self.endpoints.iter().any(|e| e.open > 0 && !e.is_failing())
+    /// Whether an endpoint can be left out, or get one at a time if it is failing. With nobody better about it is
+    /// not: throttling the last endpoint helps no one.
+    pub(super) fn has_better(&self) -> bool {
+        self.endpoints.iter().any(Endpoint::is_good)
+    }
+
+    /// What the keeper needs to know of each endpoint.
+    pub(super) fn demands(&self) -> Vec<EndpointDemand> {
+        let has_better = self.has_better();
+        self.endpoints.iter().map(|endpoint| EndpointDemand::of(endpoint, has_better)).collect()
     }
 
     /// Connections that take new exchanges.
@@ -304,11 +380,22 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::queue::Retry;
     use crate::{events, exchange};
 
     fn roster(endpoints: usize, room: usize, grow_at: usize) -> Roster {
         let (max_waiting, max_uploads, min_connections) = (8, 1, 0);
-        Roster::new(&Settings { endpoints, max_waiting, room, grow_at, max_uploads, min_connections })
+        let (eject_after, retry) = (5, Retry { attempts: 2, per_thousand: 200 });
+        Roster::new(&Settings {
+            endpoints,
+            max_waiting,
+            room,
+            grow_at,
+            max_uploads,
+            min_connections,
+            eject_after,
+            retry,
+        })
     }
 
     fn exchange() -> Exchange {
@@ -319,7 +406,7 @@ mod tests {
     }
 
     fn give(roster: &mut Roster) -> Option<usize> {
-        let key = roster.choose(false)?;
+        let key = roster.choose(false, None)?;
         roster.give(key, exchange());
         Some(key)
     }
@@ -412,7 +499,7 @@ mod tests {
         let taken = r.members[a].inbox.pop_front();
         assert_eq!(r.retire(a).len(), 1);
         assert_eq!((r.members[a].in_flight, r.endpoints[0].in_flight, r.open()), (1, 1, 0));
-        assert_eq!(r.choose(false), None);
+        assert_eq!(r.choose(false, None), None);
         drop(taken);
         assert!(r.leave(a).is_empty());
         assert_eq!(r.endpoints[0].in_flight, 0);

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use super::roster::{Hold, Standing};
 use super::{Inner, Queue, Verdict};
+use crate::events::Rung;
 use crate::exchange::Exchange;
 
 /// A place for a connection that is being opened. Dropped, it is free again.
@@ -41,6 +42,15 @@ impl Drop for Connecting {
     }
 }
 
+/// What is wanted of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// There is something to take.
+    pub work: bool,
+    /// Its endpoint was ejected: it is to close when it has nothing in flight.
+    pub leave: bool,
+}
+
 /// A connection's seat. Dropped, the connection takes no part any more, and what it was given and has not
 /// taken goes back in front of the queue.
 #[derive(Debug)]
@@ -54,7 +64,7 @@ impl Seat {
     pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.queue.inner();
         let member = &mut inner.roster.members[self.key];
-        if !member.inbox.is_empty() || member.hold == Hold::GivesWay {
+        if !member.inbox.is_empty() || matches!(member.hold, Hold::GivesWay | Hold::CalledOff) {
             return Poll::Ready(());
         }
         if !member.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
@@ -63,9 +73,14 @@ impl Seat {
         Poll::Pending
     }
 
-    /// Whether there is something to take.
-    pub fn has_work(&self) -> bool {
-        !self.queue.inner().roster.members[self.key].inbox.is_empty()
+    /// What is wanted of the connection now.
+    pub fn look(&self) -> Call {
+        let member = &mut self.queue.inner().roster.members[self.key];
+        let leave = member.hold == Hold::CalledOff;
+        if leave {
+            member.hold = Hold::Useful;
+        }
+        Call { work: !member.inbox.is_empty(), leave }
     }
 
     /// The next exchange. [`Seat::done`] must follow.
@@ -79,6 +94,28 @@ impl Seat {
             inner.roster.done(self.key, verdict);
             inner.dispatch();
         });
+        if verdict == Verdict::Failed {
+            self.queue.changed.notify_one();
+        }
+    }
+
+    /// One exchange came to nothing: it is tried again at its old turn, or is over if that must not be.
+    pub fn try_again(&self, mut exchange: Exchange, rung: Rung, verdict: Verdict) {
+        self.queue.locked(|inner| {
+            inner.roster.done(self.key, verdict);
+            exchange.tried.endpoint = Some(inner.roster.members[self.key].endpoint);
+            inner.try_again(exchange, rung);
+        });
+        self.queue.changed.notify_one();
+    }
+
+    /// A reply did not come in time.
+    pub fn failed(&self) {
+        self.queue.locked(|inner| {
+            let endpoint = inner.roster.members[self.key].endpoint;
+            inner.roster.fail(endpoint);
+        });
+        self.queue.changed.notify_one();
     }
 
     /// The last part of a request is on its way, or will never be: the room beside it is free again.

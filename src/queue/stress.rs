@@ -23,7 +23,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn queue() -> Arc<Queue> {
     // Room for all that can be outstanding: nothing is refused.
     let (max_waiting, room, grow_at) = (64, 2, 1);
-    Queue::new(Settings { endpoints: 2, max_waiting, room, grow_at, max_uploads: 1, min_connections: 1 })
+    let (max_uploads, min_connections, eject_after) = (1, 1, 5);
+    let retry = Retry { attempts: 2, per_thousand: 200 };
+    Queue::new(Settings {
+        endpoints: 2,
+        max_waiting,
+        room,
+        grow_at,
+        max_uploads,
+        min_connections,
+        eject_after,
+        retry,
+    })
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -11,7 +11,9 @@ use crate::wire::{Charge, parts};
 use crate::{events, exchange};
 
 fn settings(room: usize, max_waiting: usize) -> Settings {
-    Settings { endpoints: 2, max_waiting, room, grow_at: 1, max_uploads: 1, min_connections: 1 }
+    let (grow_at, max_uploads, min_connections, eject_after) = (1, 1, 1, 5);
+    let retry = Retry { attempts: 2, per_thousand: 200 };
+    Settings { endpoints: 2, max_waiting, room, grow_at, max_uploads, min_connections, eject_after, retry }
 }
 
 /// A queue and everything around it, under a name for each exchange.
@@ -130,6 +132,8 @@ async fn what_a_lost_connection_had_not_begun_is_next_again_in_order() {
 async fn a_pool_that_is_down_refuses_until_a_connection_joins() {
     let mut rig = Rig::new(1, 9);
     let waiting = rig.push();
+    rig.queue.set_down("no route");
+    assert!(rig.answer(waiting).is_none(), "it may be tried once more");
     rig.queue.set_down("connection refused");
     let down = Refusal::Down("connection refused".into());
     assert_eq!(rig.answer(waiting).unwrap().unwrap_err(), down);
@@ -177,7 +181,13 @@ async fn demand_counts_what_more_connections_would_carry() {
     }
     let demand = rig.queue.demand();
     assert_eq!(demand.wanting, 2 + 3, "two wait, three are above grow_at");
-    let at = |open, connecting| EndpointDemand { open, connecting, failing: false };
+    let at = |open, connecting| EndpointDemand {
+        open,
+        connecting,
+        failing: false,
+        ejected: false,
+        left_out: false,
+    };
     assert_eq!(demand.endpoints, [at(1, 0), at(0, 1)]);
     assert_eq!((demand.open, demand.connecting, demand.touched), (1, 1, true));
     drop(connecting);
@@ -305,7 +315,7 @@ proptest! {
             for in_parts in [false, true] {
                 let order: Vec<u64> = inner.waiting.exchanges(in_parts).map(name).collect();
                 prop_assert!(order.windows(2).all(|w| w[0] < w[1]), "out of order: {order:?}");
-                prop_assert!(order.is_empty() || inner.roster.choose(in_parts).is_none(), "waits beside room");
+                prop_assert!(order.is_empty() || inner.roster.choose(in_parts, None).is_none(), "waits beside room");
                 prop_assert!(inner.waiting.exchanges(in_parts).all(|e| !e.slot.is_ended()));
             }
             let uploads = inner.roster.uploads();

@@ -58,6 +58,17 @@ impl Waiting {
         Some(entry.exchange)
     }
 
+    /// The first of one kind.
+    pub(super) fn first_of(&self, in_parts: bool) -> Option<&Exchange> {
+        let kind = if in_parts { &self.in_parts } else { &self.whole };
+        kind.first_key_value().map(|(_, entry)| &entry.exchange)
+    }
+
+    /// The first of all.
+    pub(super) fn first(&self) -> Option<&Exchange> {
+        self.first_of(self.first_is_in_parts())
+    }
+
     /// Takes out the first of one kind.
     pub(super) fn pop(&mut self, in_parts: bool) -> Option<Exchange> {
         let (_, entry) = self.kind(in_parts).pop_first()?;

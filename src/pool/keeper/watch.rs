@@ -1,0 +1,108 @@
+//! The keeper's other half: to know which endpoints are well.
+//!
+//! Probes stay within the cap: one that connects joins the pool, one that asks takes room of a connection there is.
+
+use tokio::task::JoinError;
+use tokio::time::Instant;
+
+use super::{Keeper, UNUSED_DEATHS};
+use crate::connection::DialError;
+use crate::events::{ConnectResult, ProbeResult};
+use crate::pool::probe::Found;
+use crate::queue::EndpointDemand;
+
+impl Keeper {
+    /// Ejects, readmits and probes what is due.
+    pub(super) fn look_after_health(&mut self, now: Instant) {
+        for (endpoint, demand) in self.pool.queue.endpoints().into_iter().enumerate() {
+            let was_open = std::mem::replace(&mut self.was_open[endpoint], demand.open > 0);
+            if demand.open > 0 && !was_open {
+                self.reached(endpoint);
+            }
+            if demand.ejected
+                && let Some(duration) = self.health.eject(endpoint, now)
+            {
+                self.pool.events.ejected(&self.names[endpoint], duration);
+            }
+            if self.health.is_readmitted(endpoint, now) {
+                self.pool.queue.readmit(endpoint);
+                self.pool.events.readmitted(&self.names[endpoint]);
+            }
+            if self.health.is_due(endpoint, now) && !demand.ejected {
+                self.probe(endpoint, demand, now);
+            }
+        }
+    }
+
+    fn probe(&mut self, endpoint: usize, demand: EndpointDemand, now: Instant) {
+        if demand.open > 0 {
+            return match self.question {
+                Some(_) => self.ask(endpoint, now),
+                None => self.found(endpoint, &(ProbeResult::Ok, String::new())),
+            };
+        }
+        // A pool that is left cold is one whose server closes unused connections.
+        let cold = self.unused_deaths >= UNUSED_DEATHS && !self.backoff[endpoint].has_failed();
+        if cold || demand.connecting > 0 || !self.backoff[endpoint].is_over(now) {
+            return;
+        }
+        if let Ok(permit) = self.cap.clone().try_acquire_owned() {
+            self.probing[endpoint] = true;
+            self.spawn(endpoint, permit);
+        }
+    }
+
+    fn ask(&mut self, endpoint: usize, now: Instant) {
+        let Some(question) = self.question.clone() else { return };
+        let (exchange, ticket) = question.put(now);
+        // Where no connection has room there is traffic enough to judge by.
+        if self.pool.queue.push_at(endpoint, exchange).is_ok() {
+            self.asked.spawn(async move { (endpoint, question.answer(ticket).await) });
+        }
+    }
+
+    /// A connection to an endpoint stands that had none.
+    fn reached(&mut self, endpoint: usize) {
+        let probing = std::mem::take(&mut self.probing[endpoint]);
+        match (&self.question, probing) {
+            (Some(_), true) => self.ask(endpoint, Instant::now()),
+            (Some(_), false) => {}
+            (None, true) => self.found(endpoint, &(ProbeResult::Ok, String::new())),
+            (None, false) => self.judge(endpoint, true, ""),
+        }
+    }
+
+    /// An endpoint could not be reached.
+    pub(super) fn missed(&mut self, endpoint: usize, error: &DialError) {
+        let result =
+            if error.result == ConnectResult::Timeout { ProbeResult::Timeout } else { ProbeResult::Failed };
+        if std::mem::take(&mut self.probing[endpoint]) {
+            self.found(endpoint, &(result, error.text.clone()));
+        } else if self.question.is_none() {
+            self.judge(endpoint, false, &error.text);
+        }
+    }
+
+    /// An endpoint answered a question, or did not.
+    pub(super) fn answered(&mut self, asked: Result<(usize, Found), JoinError>) {
+        // A panic in a protocol's codec says nothing about the endpoint.
+        if let Ok((endpoint, found)) = asked {
+            self.found(endpoint, &found);
+        }
+    }
+
+    fn found(&mut self, endpoint: usize, (result, fault): &Found) {
+        self.pool.events.probed(&self.names[endpoint], *result, fault);
+        self.judge(endpoint, *result == ProbeResult::Ok, fault);
+    }
+
+    fn judge(&mut self, endpoint: usize, well: bool, fault: &str) {
+        let Some(healthy) = self.health.note(endpoint, well) else { return };
+        self.pool.queue.set_healthy(endpoint, healthy);
+        if healthy {
+            self.pool.events.healthy(&self.names[endpoint]);
+        } else {
+            self.pool.events.unhealthy(&self.names[endpoint], &fault);
+        }
+    }
+}
