@@ -31,8 +31,6 @@ impl Connection {
         }
         if self.in_flight.owed() > 0 {
             self.keep_owed(now)?;
-        } else if self.called_off && self.in_flight.is_empty() {
-            self.retire(CloseReason::Ejected);
         } else if self.idle_since + self.shared.settings.idle_timeout <= now && self.in_flight.is_empty() {
             self.idle_since = now;
             if self.retiring.is_none() && self.seat.retire_if_spare() {

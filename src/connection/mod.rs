@@ -90,8 +90,6 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     back: Watch,
     endpoint: Arc<str>,
-    /// It is asked to close as soon as nothing is lost by it.
-    called_off: bool,
     /// Why it takes nothing new any more.
     retiring: Option<CloseReason>,
     /// Bytes of control answers since the output was last empty.
@@ -133,7 +131,6 @@ impl Connection {
             back: shared.back.clone(),
             shared,
             endpoint,
-            called_off: false,
             retiring: None,
             control: 0,
             carried: 0,
@@ -170,7 +167,9 @@ impl Connection {
     fn turn(&mut self) -> Result<(), CloseReason> {
         self.now = Instant::now();
         let Call { work, leave } = self.seat.look();
-        self.called_off |= leave;
+        if let Some(reason) = leave {
+            self.retiring.get_or_insert(reason);
+        }
         if work && self.in_flight.is_empty() {
             // Stray bytes or a FIN that the reactor has not been asked for yet must not meet a request.
             self.wire.ask_kernel();

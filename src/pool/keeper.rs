@@ -132,7 +132,12 @@ impl Keeper {
                 return self.backoff.iter().filter_map(|b| b.until).filter(|until| *until > now).min();
             };
             // At the cap, the end of a connection wakes the keeper.
-            let permit = self.cap.clone().try_acquire_owned().ok()?;
+            let Ok(permit) = self.cap.clone().try_acquire_owned() else {
+                if uncovered.is_some() {
+                    self.pool.queue.make_room();
+                }
+                return None;
+            };
             self.spawn(endpoint, permit);
         }
     }

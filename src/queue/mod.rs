@@ -281,6 +281,15 @@ impl Queue {
         }
     }
 
+    /// An endpoint without a connection needs room under the cap: a connection of another one leaves, if that has
+    /// several.
+    pub fn make_room(&self) {
+        self.locked(|inner| {
+            let inbox = inner.roster.make_room();
+            inner.put_back(inbox);
+        });
+    }
+
     /// An ejected endpoint may show what it can do.
     pub fn readmit(&self, endpoint: usize) {
         self.locked(|inner| {

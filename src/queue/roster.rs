@@ -10,6 +10,7 @@ use std::task::Waker;
 use slab::Slab;
 
 use super::{EndpointDemand, Settings, Woken};
+use crate::events::CloseReason;
 use crate::exchange::Exchange;
 
 /// Failures in a row after which an endpoint gets one exchange at a time, as long as others are better. Where it is
@@ -63,8 +64,8 @@ pub(super) enum Hold {
     Stuck,
     /// So it is, and because others wait it was asked to close.
     GivesWay,
-    /// It is idle, and its endpoint was ejected.
-    CalledOff,
+    /// It is to close when it has nothing in flight, for this reason.
+    CalledOff(CloseReason),
 }
 
 /// What is known of one endpoint.
@@ -243,7 +244,7 @@ impl Roster {
             Verdict::Neutral => {}
         }
         if idle && self.endpoints[endpoint].ejected && self.has_better() {
-            self.call_off(key);
+            self.call_off(key, CloseReason::Ejected);
         }
     }
 
@@ -259,16 +260,34 @@ impl Roster {
             self.endpoints[endpoint].ejected = true;
             let idle = |m: &Member| m.endpoint == endpoint && m.in_flight == 0;
             let idle: Vec<_> = self.members.iter().filter(|(_, m)| idle(m)).map(|(key, _)| key).collect();
-            idle.into_iter().for_each(|key| self.call_off(key));
+            for key in idle {
+                self.call_off(key, CloseReason::Ejected);
+            }
         }
     }
 
-    fn call_off(&mut self, key: usize) {
-        let member = &mut self.members[key];
-        if member.standing != Standing::Retiring {
-            member.hold = Hold::CalledOff;
-            self.woken.add(member.waker.take());
+    /// Has a connection close as soon as nothing is lost by it. Returns what it had been given and not taken.
+    fn call_off(&mut self, key: usize, reason: CloseReason) -> VecDeque<Exchange> {
+        if self.members[key].standing == Standing::Retiring {
+            return VecDeque::new();
         }
+        let inbox = self.retire(key);
+        let member = &mut self.members[key];
+        member.hold = Hold::CalledOff(reason);
+        self.woken.add(member.waker.take());
+        inbox
+    }
+
+    /// Makes room under the cap for an endpoint that has no connection, at the cost of one that has several. Returns
+    /// what that connection had been given and not taken.
+    pub(super) fn make_room(&mut self) -> VecDeque<Exchange> {
+        if self.members.iter().any(|(_, m)| m.standing == Standing::Retiring) {
+            // Room is on its way.
+            return VecDeque::new();
+        }
+        let spare = self.members.iter().filter(|(_, m)| self.endpoints[m.endpoint].open > 1);
+        let least_used = spare.min_by_key(|(_, m)| (m.in_flight, m.used)).map(|(key, _)| key);
+        least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Idle))
     }
 
     /// Who gets the next exchange, or the next one in parts; if it can be, not the endpoint to `avoid`.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use super::roster::{Hold, Standing};
 use super::{Inner, Queue, Verdict};
-use crate::events::Rung;
+use crate::events::{CloseReason, Rung};
 use crate::exchange::Exchange;
 
 /// A place for a connection that is being opened. Dropped, it is free again.
@@ -47,8 +47,8 @@ impl Drop for Connecting {
 pub struct Call {
     /// There is something to take.
     pub work: bool,
-    /// Its endpoint was ejected: it is to close when it has nothing in flight.
-    pub leave: bool,
+    /// It takes nothing new any more, for this reason.
+    pub leave: Option<CloseReason>,
 }
 
 /// A connection's seat. Dropped, the connection takes no part any more, and what it was given and has not
@@ -64,7 +64,7 @@ impl Seat {
     pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.queue.inner();
         let member = &mut inner.roster.members[self.key];
-        if !member.inbox.is_empty() || matches!(member.hold, Hold::GivesWay | Hold::CalledOff) {
+        if !member.inbox.is_empty() || matches!(member.hold, Hold::GivesWay | Hold::CalledOff(_)) {
             return Poll::Ready(());
         }
         if !member.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
@@ -76,8 +76,11 @@ impl Seat {
     /// What is wanted of the connection now.
     pub fn look(&self) -> Call {
         let member = &mut self.queue.inner().roster.members[self.key];
-        let leave = member.hold == Hold::CalledOff;
-        if leave {
+        let leave = match member.hold {
+            Hold::CalledOff(reason) => Some(reason),
+            Hold::Useful | Hold::Stuck | Hold::GivesWay => None,
+        };
+        if leave.is_some() {
             member.hold = Hold::Useful;
         }
         Call { work: !member.inbox.is_empty(), leave }
