@@ -22,7 +22,7 @@ use crate::events::{self, process};
 use crate::lifecycle::{Phase, Switch, Watch};
 use crate::listener::{Listener, Places};
 use crate::net::{self, Access, Address, Inherited};
-use crate::pool::{Keeper, Pool};
+use crate::pool::{EndpointFigures, Keeper, Pool};
 use crate::session::{self, IdleClients};
 use crate::systemd;
 use crate::wire::Budget;
@@ -122,11 +122,7 @@ impl Signals {
 
 fn log_table(pool: &Pool) {
     let figures = pool.figures();
-    let endpoints: Vec<String> = pool
-        .endpoints()
-        .into_iter()
-        .map(|(address, up)| format!("{address} {}", if up { "up" } else { "down" }))
-        .collect();
+    let endpoints: Vec<String> = pool.endpoints().iter().map(ToString::to_string).collect();
     process::pool_table(pool.events().name(), &figures, &endpoints.join(", "));
 }
 
@@ -390,12 +386,13 @@ fn upstream_snapshot(pool: &Pool) -> admin::Upstream {
             busy: figures.busy,
             retiring: figures.retiring,
         },
-        endpoints: pool
-            .endpoints()
-            .into_iter()
-            .map(|(address, up)| admin::Endpoint { address, up })
-            .collect(),
+        endpoints: pool.endpoints().into_iter().map(endpoint_snapshot).collect(),
     }
+}
+
+fn endpoint_snapshot(figures: EndpointFigures) -> admin::Endpoint {
+    let EndpointFigures { address, up, idle_limit } = figures;
+    admin::Endpoint { address, up, idle_limit }
 }
 
 /// The clients there are descriptors for: the default is lowered to fit, an explicit figure is an error.

@@ -7,10 +7,15 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use assert_cmd::Command;
+use bytes::Bytes;
 use proptest::prelude::*;
 use warmline::config::{Plan, Source};
+use warmline::connection::Idempotent;
+use warmline::pool::health::{self, Probe};
+use warmline::queue::Retry;
 
 fn fixtures(of: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(of)
@@ -80,6 +85,56 @@ fn what_is_right_is_accepted() {
         assert_eq!(text(&output.stderr), "", "{name}");
         assert_eq!(output.status.code(), Some(0), "{name}");
     }
+}
+
+#[test]
+fn what_health_and_retry_come_to() {
+    let plan = Plan::new(&Source::new("everything.toml", good())).unwrap();
+    let seconds = Duration::from_secs;
+    let ask = |request: &'static [u8], expect: &'static [u8]| Probe::Ask {
+        request: Bytes::from_static(request),
+        expect: Bytes::from_static(expect),
+    };
+    let methods = |names: [&'static [u8]; 2]| Idempotent::Methods(names.map(Bytes::from_static).into());
+
+    let users = &plan.upstream("users").unwrap().pool;
+    let expected = health::Settings {
+        probe: ask(b"\0\0\0\x01p", b"\0\0\0\x01"),
+        interval: Some(seconds(5)),
+        timeout: seconds(1),
+        unhealthy_after: 3,
+        healthy_after: 1,
+        eject_after: 5,
+        eject_for: seconds(1),
+    };
+    assert_eq!(users.health, expected);
+    assert_eq!(users.retry, Retry { attempts: 2, per_thousand: 1000 });
+    assert_eq!(users.connection.idempotent, Idempotent::All);
+
+    let exposed = &plan.upstream("exposed").unwrap().pool;
+    assert_eq!(exposed.health, health::Settings { probe: Probe::Connect, unhealthy_after: 2, ..expected });
+    assert_eq!(exposed.retry, Retry { attempts: 2, per_thousand: 100 });
+    assert_eq!(exposed.connection.idempotent, Idempotent::None);
+
+    let dubbo = &plan.upstream("dubbo").unwrap().pool;
+    assert_eq!(dubbo.connection.idempotent, methods([b"get_user", b"get\0\0\0\0\0"]));
+    let lines = &plan.upstream("lines").unwrap().pool;
+    assert_eq!(lines.health.probe, ask(b"PING\r\n", b""));
+    assert_eq!(lines.connection.idempotent, methods([b"GET", b"GETS"]));
+    let unprobed = &plan.upstream("unprobed").unwrap().pool;
+    assert_eq!((unprobed.health.interval, unprobed.health.timeout), (None, seconds(9)));
+}
+
+#[test]
+fn the_timeout_of_a_probe_is_no_longer_than_its_interval() {
+    let timeout = |interval: &str| {
+        let upstream = "listen = '127.0.0.1:0'\nendpoints = 'users:1'\nprotocol = 'line'\n";
+        let text = format!("[upstreams.users]\n{upstream}health.interval = '{interval}'\n");
+        Plan::new(&Source::new("interval.toml", text)).unwrap().upstreams[0].pool.health.timeout
+    };
+    assert_eq!(timeout("250ms"), Duration::from_millis(250));
+    assert_eq!(timeout("9s"), Duration::from_secs(1));
+    assert_eq!(timeout("0s"), Duration::from_secs(1));
 }
 
 #[test]

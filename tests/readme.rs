@@ -98,6 +98,9 @@ const REFERENCE: &[(&str, &str, &[&str])] = &[
     ("Upstream", "#### `[upstreams.NAME]`", &[""]),
     ("Pool", "#### `[upstreams.NAME.pool]`", &[""]),
     ("Timeouts", "#### `[upstreams.NAME.timeouts]`", &[""]),
+    ("Health", "#### `[upstreams.NAME.health]`", &[""]),
+    ("Ask", "#### `[upstreams.NAME.health]`", &["probe."]),
+    ("Retry", "#### `[upstreams.NAME.retry]`", &[""]),
     ("Sockets", "#### `[upstreams.NAME.sockets]`", &[""]),
     ("Preamble", "#### `[upstreams.NAME.preamble]`, `[upstreams.NAME.access]`", &["preamble."]),
     ("Access", "#### `[upstreams.NAME.preamble]`, `[upstreams.NAME.access]`", &["access."]),
@@ -184,7 +187,7 @@ fn every_word_of_the_metrics_is_explained() {
     let operations = read("README.md");
     let operations = section(&operations, "## Operations");
     let metrics = read("tests/fixtures/metrics.txt");
-    for label in ["outcome", "reason", "result", "state"] {
+    for label in ["outcome", "reason", "result", "state", "rung"] {
         let start = format!("{label}=\"");
         let values = metrics.lines().filter_map(|line| Some(line.split_once(&start)?.1.split_once('"')?.0));
         for value in values {

@@ -11,7 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEnc
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::snapshot::{Snapshot, Upstream};
+use super::snapshot::{Endpoint, Snapshot, Upstream};
 use crate::events;
 use crate::events::meter::{BUCKETS_MICROS, Counter, Family, Histogram, Label};
 
@@ -75,6 +75,7 @@ impl Collector for Page {
         out.requests()?;
         out.queue()?;
         out.connections()?;
+        out.endpoints()?;
         out.clients()
     }
 }
@@ -123,6 +124,7 @@ impl Out<'_, '_> {
         })?;
         self.histogram("overhead_seconds", "Request time that the upstream did not take", |e| &e.overhead)?;
         self.counters("refused", "Requests refused before an upstream connection", "reason", |e| &e.refused)?;
+        self.counters("retries", "Requests tried again, by what allowed it", "rung", |e| &e.retries)?;
         self.counter("abandoned", "Requests whose client left before the reply", |e| &e.abandoned)?;
         self.counter("late_replies", "Replies after the end of their request, swallowed", |e| {
             &e.late_replies
@@ -159,15 +161,20 @@ impl Out<'_, '_> {
             |e| &e.handshakes_saved,
         )?;
         self.counter("desync", "Upstream connections closed for breaking the protocol", |e| &e.desyncs)?;
-        let mut up =
-            self.family("endpoint_up", "Whether the endpoint could be reached last time", MetricType::Gauge)?;
-        for (upstream, _) in page.upstreams() {
-            for endpoint in &upstream.endpoints {
-                let labels = [("upstream", upstream.events.name()), ("endpoint", &endpoint.address)];
-                up.encode_family(&labels)?.encode_gauge(&u32::from(endpoint.up))?;
-            }
-        }
         Ok(())
+    }
+
+    fn endpoints(&mut self) -> fmt::Result {
+        self.each_endpoint(
+            "endpoint_up",
+            "Whether the endpoint is reachable, healthy and not ejected",
+            |e| Some(u32::from(e.up)),
+        )?;
+        self.each_endpoint("endpoint_idle_limit_seconds", "Idle age at which the endpoint closes", |e| {
+            e.idle_limit.map(|limit| limit.as_secs_f64())
+        })?;
+        self.counters("probes", "Probes of endpoints, by result", "result", |e| &e.probes)?;
+        self.counter("ejections", "Endpoints left alone for failing in traffic", |e| &e.ejections)
     }
 
     fn clients(&mut self) -> fmt::Result {
@@ -205,6 +212,26 @@ impl Out<'_, '_> {
         for (upstream, read) in page.upstreams() {
             let labels = [("upstream", upstream.events.name())];
             family.encode_family(&labels)?.encode_gauge(&value(upstream, read))?;
+        }
+        Ok(())
+    }
+
+    /// One sample for each endpoint that has a `value`.
+    fn each_endpoint<V: EncodeGaugeValue>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        value: impl Fn(&Endpoint) -> Option<V>,
+    ) -> fmt::Result {
+        let page = self.page;
+        let mut family = self.family(name, help, MetricType::Gauge)?;
+        for (upstream, _) in page.upstreams() {
+            for endpoint in &upstream.endpoints {
+                if let Some(value) = value(endpoint) {
+                    let labels = [("upstream", upstream.events.name()), ("endpoint", &endpoint.address)];
+                    family.encode_family(&labels)?.encode_gauge(&value)?;
+                }
+            }
         }
         Ok(())
     }

@@ -74,6 +74,8 @@ impl Connections {
 pub struct Endpoint {
     /// As in the configuration.
     pub address: String,
-    /// Whether the last attempt to reach it succeeded.
+    /// Whether it is to be trusted: reached last time, not unhealthy, not ejected.
     pub up: bool,
+    /// The idle age at which it was seen to close connections, if it was.
+    pub idle_limit: Option<Duration>,
 }

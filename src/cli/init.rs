@@ -72,7 +72,7 @@ length = { offset = 0, size = 4, endian = "big", adjust = 4 }
 # closing = [{ offset = 8, equals = 0x03 }]
 # What a client is told when there is no reply; without it, a close:
 # error = "00 00 00 05 {id} 04"
-# What a request calls, for `warmline explain`:
+# What a request calls, for `retry.idempotent` and `warmline explain`:
 # method = { offset = 9, size = 8 }
 # Any key above, where replies differ:
 # reply = { length = { offset = 0, size = 4, adjust = 4 } }

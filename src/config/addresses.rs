@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::file::{self, Endpoint};
+use super::file;
+use super::forms::Endpoint;
 use super::report::Report;
 use super::units::{List, Text};
 use crate::admin;

@@ -4,20 +4,17 @@
 //! what is required, the defaults and the ranges are in `check`. Read by `check` only.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::units::{Count, List, Permissions, Size, Text, refused};
-use super::words::said;
+use super::forms::{Endpoint, Probe, Protocol, Width};
+use super::units::{Count, List, Marked, Permissions, Share, Size, Text};
 use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::Address;
-use crate::protocol::{Mode, frame};
+use crate::protocol::Mode;
 use crate::session::ClientClose;
 
 /// A table in which every key is optional.
@@ -100,6 +97,10 @@ tables! {
         pool: Pool,
         /// For `[upstreams.NAME.timeouts]`.
         timeouts: Timeouts,
+        /// For `[upstreams.NAME.health]`.
+        health: Health,
+        /// For `[upstreams.NAME.retry]`.
+        retry: Retry,
         /// For `[upstreams.NAME.sockets]`.
         sockets: Sockets,
         /// For `[upstreams.NAME.preamble]`.
@@ -126,6 +127,10 @@ tables! {
         pool: Pool,
         /// How long things may take.
         timeouts: Timeouts,
+        /// How endpoints are watched.
+        health: Health,
+        /// When requests are tried again.
+        retry: Retry,
         /// Options of sockets.
         sockets: Sockets,
         /// For servers that speak first.
@@ -180,6 +185,44 @@ tables! {
         client_progress: Text<Duration>,
         /// For the client to take its reply; default `"30s"`.
         client_write: Text<Duration>,
+    }
+
+    /// `[upstreams.NAME.health]`
+    Health {
+        /// `"connect"`, `"ping"`, or a table of what to ask; default `"connect"`.
+        probe: Probe,
+        /// Between two probes of an endpoint, `"0s"` = off; default `"5s"`.
+        interval: Text<Duration>,
+        /// For the answer to a probe; default `"1s"`, never above `interval`.
+        timeout: Text<Duration>,
+        /// Probes in a row that fail until the endpoint is left out; default 3.
+        unhealthy_after: Count,
+        /// Probes in a row that succeed until it is taken back; default 1.
+        healthy_after: Count,
+        /// Failures in a row seen in traffic until the endpoint is ejected; default 5.
+        eject_after: Count,
+        /// For how long the first time, doubling up to 60 s; default `"1s"`.
+        eject_for: Text<Duration>,
+    }
+
+    /// `[upstreams.NAME.health.probe]`
+    Ask {
+        /// A whole request, as text or `"hex:..."`.
+        send: Text<Bytes>,
+        /// What its reply begins with, as text or `"hex:..."`; default `""` = any reply.
+        expect: Text<Bytes>,
+        /// In place of `send`, what to call, as text or `"hex:..."`.
+        method: Text<Bytes>,
+    }
+
+    /// `[upstreams.NAME.retry]`
+    Retry {
+        /// Of one request, the first included; default 2.
+        attempts: Count,
+        /// Methods that may be run twice, as text or `"hex:..."`; `"*"` = all; default [].
+        idempotent: List<Text<Marked>>,
+        /// Retries as a share of the requests, from 0 to 1; default 0.2.
+        budget: Share,
     }
 
     /// `[upstreams.NAME.sockets]`
@@ -308,125 +351,5 @@ tables! {
         error: Text<Bytes>,
         /// The longest message in either direction; default `"16MiB"`.
         max_message: Text<Size>,
-    }
-}
-
-/// One address of an upstream: text, or a table with `address`.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// Where to connect.
-    pub address: Address,
-}
-
-impl<'de> Deserialize<'de> for Endpoint {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Table {
-            address: Text<Address>,
-        }
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Endpoint;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address as in \"users.internal:9090\", or a table with `address`")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
-                let Text(address) = Text::deserialize(StrDeserializer::new(text))?;
-                Ok(Endpoint { address })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-                let Table { address: Text(address) } = Table::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Endpoint { address })
-            }
-        }
-        deserializer.deserialize_any(Visit)
-    }
-}
-
-/// The width of a length field.
-#[derive(Clone, Copy, Debug)]
-pub struct Width(pub frame::Size);
-
-impl<'de> Deserialize<'de> for Width {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visit;
-        impl Visitor<'_> for Visit {
-            type Value = Width;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("1, 2, 3, 4, 8 or \"varint\"")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Width, E> {
-                let varint = (text == "varint").then_some(Width(frame::Size::Varint));
-                varint.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-            }
-
-            fn visit_i64<E: de::Error>(self, size: i64) -> Result<Width, E> {
-                let wrong = |_| E::invalid_value(de::Unexpected::Signed(size), &self);
-                usize::try_from(size).map(|size| Width(frame::Size::Bytes(size))).map_err(wrong)
-            }
-        }
-        deserializer.deserialize_any(Visit)
-    }
-}
-
-/// A protocol: its name, or a table of the name and its options.
-#[derive(Clone, Debug)]
-pub enum Protocol {
-    /// Without options.
-    Name(String),
-    /// `[upstreams.NAME.protocol.frame]`
-    Frame(Box<Frame>),
-    /// `[upstreams.NAME.protocol.line]`
-    Line(Line),
-}
-
-impl<'de> Deserialize<'de> for Protocol {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// The keys of the table.
-        #[derive(serde::Deserialize)]
-        #[serde(variant_identifier, rename_all = "lowercase")]
-        enum Kind {
-            Frame,
-            Line,
-        }
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Protocol;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a protocol as in \"netty4\" or \"line\", or a table `frame` or `line`")
-            }
-
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Protocol, E> {
-                Ok(Protocol::Name(name.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Protocol, A::Error> {
-                let protocol = match map.next_key()? {
-                    Some(Kind::Frame) => Protocol::Frame(map.next_value()?),
-                    Some(Kind::Line) => Protocol::Line(map.next_value()?),
-                    None => {
-                        return Err(refused(said(
-                            "no protocol is named",
-                            "write `protocol = \"line\"`, a preset, or a table `protocol.frame`",
-                        )));
-                    }
-                };
-                match map.next_key::<Kind>()? {
-                    None => Ok(protocol),
-                    Some(_) => Err(refused(said(
-                        "an upstream speaks one protocol, not two",
-                        "leave one of the two tables out",
-                    ))),
-                }
-            }
-        }
-        deserializer.deserialize_any(Visit)
     }
 }

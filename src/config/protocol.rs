@@ -1,15 +1,15 @@
 //! Makes a protocol of its name and options.
 //!
 //! Invariant: what the protocol itself refuses is shown at the key it names. A new protocol is one line in
-//! `by_name`, one variant in `file::Protocol` and its options here. Called by `check`.
+//! `by_name`, one variant in `forms::Protocol` and its options here. Called by `check`.
 
 use std::sync::Arc;
 
 use super::error::{Error, Source};
-use super::file;
 use super::report::Report;
 use super::units::{Count, List, Size, Text};
 use super::words::{self, said};
+use super::{file, forms};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::line::{self, Line};
 use crate::protocol::{Protocol, SettingsError};
@@ -28,16 +28,16 @@ pub fn names() -> Vec<&'static str> {
 pub(super) fn build(
     report: &mut Report<'_>,
     at: &[&str],
-    written: file::Protocol,
+    written: forms::Protocol,
 ) -> Option<Arc<dyn Protocol>> {
     match written {
-        file::Protocol::Name(name) => by_name(report, at, &name),
-        file::Protocol::Frame(options) => {
+        forms::Protocol::Name(name) => by_name(report, at, &name),
+        forms::Protocol::Frame(options) => {
             let at = [at, &["protocol", "frame"]].concat();
             let settings = frame_settings(report, &at, *options)?;
             finish(report, &at, Frame::new(settings))
         }
-        file::Protocol::Line(options) => {
+        forms::Protocol::Line(options) => {
             let at = [at, &["protocol", "line"]].concat();
             let settings = line_settings(report, &at, options)?;
             finish(report, &at, Line::new(&settings))
@@ -198,8 +198,8 @@ fn lengths(
         _ => None,
     };
     let length = |(place, it): (usize, file::Length)| {
-        let size = it.size.or_else(|| start.map(|start| file::Width(start.size)));
-        let file::Width(size) = needed(report, at, &format!("{key}.{place}"), ("size", "4"), size)?;
+        let size = it.size.or_else(|| start.map(|start| forms::Width(start.size)));
+        let forms::Width(size) = needed(report, at, &format!("{key}.{place}"), ("size", "4"), size)?;
         Some(frame::Length {
             offset: it.offset.map_or(start.map_or(0, |start| start.offset), |it| offset(Some(it))),
             size,

@@ -133,10 +133,24 @@ impl<'a> Report<'a> {
         value: Option<Text<Duration>>,
         default: Duration,
     ) -> Duration {
+        self.time_within(at, key, value, default, TIMES)
+    }
+
+    /// A duration of a range.
+    pub(super) fn time_within(
+        &mut self,
+        at: &[&str],
+        key: &str,
+        value: Option<Text<Duration>>,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
         let Some(Text(time)) = value else { return default };
-        if !TIMES.contains(&time) {
-            let message = format!("`{key}` cannot be {}", humantime::format_duration(time));
-            self.wrong(at, key, message, "write a duration from \"1ms\" to \"7days\"".to_owned());
+        if !range.contains(&time) {
+            let show = humantime::format_duration;
+            let message = format!("`{key}` cannot be {}", show(time));
+            let (from, to) = (show(*range.start()), show(*range.end()));
+            self.wrong(at, key, message, format!("write a duration from \"{from}\" to \"{to}\""));
         }
         time
     }
@@ -152,7 +166,7 @@ impl<'a> Report<'a> {
     ) -> Option<Duration> {
         let time = value.map_or(default, |Text(time)| time);
         if !time.is_zero() && !range.contains(&time) {
-            let show = |time| humantime::format_duration(time);
+            let show = humantime::format_duration;
             let message = format!("`{key}` cannot be {}", show(time));
             let (from, to) = (show(*range.start()), show(*range.end()));
             self.wrong(

@@ -128,6 +128,33 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+/// A part of a whole, where 1 is all of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share(pub f64);
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl Visitor<'_> for Visit {
+            type Value = Share;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number from 0 to 1, as in 0.2")
+            }
+
+            fn visit_f64<E: de::Error>(self, share: f64) -> Result<Share, E> {
+                Ok(Share(share))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Share, E> {
+                // Beyond the range it is refused, whatever it is.
+                Ok(Share(i32::try_from(number).map_or(f64::INFINITY, f64::from)))
+            }
+        }
+        deserializer.deserialize_any(Visit)
+    }
+}
+
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
@@ -135,6 +162,15 @@ pub struct Size(pub u64);
 /// Permission bits of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permissions(pub u32);
+
+/// Which methods are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// All of them.
+    All,
+    /// The one of this name.
+    Method(Bytes),
+}
 
 impl Written for Duration {
     const EXPECTED: &'static str = "a duration as in \"250ms\", \"30s\" or \"5m\"";
@@ -212,6 +248,15 @@ impl Written for Bytes {
             return Ok(Self::copy_from_slice(text.as_bytes()));
         };
         hex(digits).map(Self::from).ok_or_else(|| wrong(digits, "pairs of hex digits", Self::EXPECTED))
+    }
+}
+
+impl Written for Marked {
+    const EXPECTED: &'static str = "the name of a method, or \"*\" for all";
+
+    fn parse(text: &str) -> Result<Self, words::Words> {
+        // As `hex:2a` it is a name.
+        if text == "*" { Ok(Self::All) } else { Bytes::parse(text).map(Self::Method) }
     }
 }
 
@@ -293,6 +338,13 @@ mod tests {
         for bad in ["hex:0", "hex:0 0", "hex:zz", "hex:+1", "hex:ä"] {
             assert!(Bytes::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_star_means_all_and_has_a_name_of_its_own() {
+        assert_eq!(Marked::parse("*"), Ok(Marked::All));
+        assert_eq!(Marked::parse("hex:2a"), Ok(Marked::Method(Bytes::from_static(b"*"))));
+        assert_eq!(Marked::parse("**"), Ok(Marked::Method(Bytes::from_static(b"**"))));
     }
 
     #[test]

@@ -10,14 +10,12 @@ use super::addresses::{Addresses, endpoints};
 use super::check::{MAX_CLIENTS, MEMORY};
 use super::file::{self, Table};
 use super::plan::{Limits, Upstream};
-use super::protocol;
 use super::report::{Report, TIMES};
 use super::units::{Count, Permissions, Text};
-use crate::connection::{self, Idempotent, Preamble};
+use super::{health, protocol, retry};
+use crate::connection::{self, Preamble};
 use crate::net::{Access, Address, Inherited, Tuning};
-use crate::pool::health::{self, Probe};
 use crate::protocol::{Mode, Protocol};
-use crate::queue::Retry;
 use crate::session::ClientClose;
 use crate::wire::{Budget, CHUNK, parts};
 use crate::{listener, pool, session};
@@ -64,6 +62,10 @@ pub(super) fn upstream(
     }?;
     let pool = pool(report, at, &inherit(it.pool, defaults.pool.as_ref()), &*protocol);
     check_memory(report, at, limits, &*protocol, &pool);
+    let written = inherit(it.health, defaults.health.as_ref());
+    let health = health::health(report, at, &written, &*protocol);
+    let written = inherit(it.retry, defaults.retry.as_ref());
+    let (retry, idempotent) = retry::retry(report, at, written, &*protocol);
 
     Some(Upstream {
         required: it.required.unwrap_or(true),
@@ -97,16 +99,8 @@ pub(super) fn upstream(
             max_waiting: pool.max_waiting,
             acquire_timeout: pool.acquire_timeout,
             request_timeout: timeouts.request,
-            health: health::Settings {
-                probe: Probe::Connect,
-                interval: Some(Duration::from_secs(5)),
-                timeout: Duration::from_secs(1),
-                unhealthy_after: 3,
-                healthy_after: 1,
-                eject_after: 5,
-                eject_for: Duration::from_secs(1),
-            },
-            retry: Retry { attempts: 2, per_thousand: 200 },
+            health,
+            retry,
             connection: connection::Settings {
                 connect_timeout: timeouts.connect,
                 stall: timeouts.stall,
@@ -115,7 +109,7 @@ pub(super) fn upstream(
                 max_requests: pool.max_requests,
                 max_buffered: pool.max_buffered,
                 max_reply_buffered: pool.max_reply_buffered,
-                idempotent: Idempotent::None,
+                idempotent,
                 preamble,
                 tuning: sockets.tuning,
             },

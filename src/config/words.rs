@@ -3,7 +3,7 @@
 //! Invariant: what a later version will know is told apart from what is a mistake.
 //! Called by `error` for the TOML reader's messages and by `units` for values.
 
-use super::file::{Access, Pool, Preamble, Sockets, Table, Timeouts};
+use super::file::{Access, Health, Pool, Preamble, Retry, Sockets, Table, Timeouts};
 
 /// Separates message and help inside an error of serde, which holds one string.
 pub(super) const HELP: char = '\n';
@@ -11,8 +11,6 @@ pub(super) const HELP: char = '\n';
 /// What later versions know: keys, tables, protocols, presets.
 const LATER: &[&str] = &[
     "max_dedicated",
-    "health",
-    "retry",
     "balance",
     "tls",
     "weight",
@@ -52,9 +50,11 @@ pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> Words {
     if let Some(best) = nearest(&short, known) {
         return (format!("unknown {what} `{short}`, did you mean `{best}`?"), None);
     }
-    let tables: [(&str, &[&str]); 5] = [
+    let tables: [(&str, &[&str]); 7] = [
         ("pool", Pool::KEYS),
         ("timeouts", Timeouts::KEYS),
+        ("health", Health::KEYS),
+        ("retry", Retry::KEYS),
         ("sockets", Sockets::KEYS),
         ("preamble", Preamble::KEYS),
         ("access", Access::KEYS),

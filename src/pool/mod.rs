@@ -8,6 +8,7 @@ pub mod health;
 mod keeper;
 mod probe;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,28 @@ pub struct Settings {
     pub retry: Retry,
     /// What each connection needs to know.
     pub connection: connection::Settings,
+}
+
+/// What is known of one endpoint, for metrics and the pool table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointFigures {
+    /// As in the settings.
+    pub address: String,
+    /// Whether it is to be trusted: reached last time, not unhealthy, not ejected.
+    pub up: bool,
+    /// The idle age at which it was seen to close connections, if it was.
+    pub idle_limit: Option<Duration>,
+}
+
+impl fmt::Display for EndpointFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, up, idle_limit } = self;
+        write!(f, "{address} {}", if *up { "up" } else { "down" })?;
+        match idle_limit {
+            Some(limit) => write!(f, " (idle limit {limit:?})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The pool of one upstream.
@@ -183,9 +206,14 @@ impl Pool {
         self.queue.figures()
     }
 
-    /// The endpoints, and whether the last attempt to reach each succeeded.
-    pub fn endpoints(&self) -> Vec<(String, bool)> {
-        self.settings.endpoints.iter().map(ToString::to_string).zip(self.queue.endpoints_up()).collect()
+    /// Figures of each endpoint, in the order of the settings.
+    pub fn endpoints(&self) -> Vec<EndpointFigures> {
+        let figures = |(address, up): (&Address, bool)| EndpointFigures {
+            address: address.to_string(),
+            up,
+            idle_limit: None,
+        };
+        self.settings.endpoints.iter().zip(self.queue.endpoints_up()).map(figures).collect()
     }
 
     /// Where this upstream counts and logs.

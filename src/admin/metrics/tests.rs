@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::admin::{Connections, Endpoint};
-use crate::events::{ClientTimeout, CloseReason, ConnectResult, Outcome, Reason, Times};
+use crate::events::{ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, Rung, Times};
 
 fn snapshot(events: events::Upstream) -> Snapshot {
     let upstream = Upstream {
@@ -14,8 +14,12 @@ fn snapshot(events: events::Upstream) -> Snapshot {
         oldest_wait: Duration::from_millis(1500),
         connections: Connections { connecting: 1, idle: 2, busy: 5, retiring: 0 },
         endpoints: vec![
-            Endpoint { address: "10.0.0.1:90".into(), up: true },
-            Endpoint { address: "unix:/run/b".into(), up: false },
+            Endpoint {
+                address: "10.0.0.1:90".into(),
+                up: true,
+                idle_limit: Some(Duration::from_millis(2500)),
+            },
+            Endpoint { address: "unix:/run/b".into(), up: false, idle_limit: None },
         ],
     };
     Snapshot {
@@ -44,6 +48,10 @@ fn busy(name: &str) -> events::Upstream {
     events.connected(&"e");
     events.connect_failed(&"e", ConnectResult::Refused, &"x", Duration::ZERO);
     events.connection_closed(&"e", CloseReason::Idle, 1, 0);
+    events.connection_closed(&"e", CloseReason::IdleLimit, 1, 0);
+    events.retries.of(Rung::Unsent).add_one();
+    events.probes.of(ProbeResult::Timeout).add_one();
+    events.ejections.add_one();
     events.clients_opened.add(2);
     events.clients_closed.add_one();
     events.client_timed_out(ClientTimeout::Write, &"p");

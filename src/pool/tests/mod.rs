@@ -39,6 +39,16 @@ async fn the_floor_is_warm_before_anyone_asks_and_spread_over_endpoints() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn endpoints_are_told_with_what_is_known_of_them() {
+    let world = World::new(two_endpoints(Mode::Exclusive, 0, 2));
+    let mut endpoints = world.pool.endpoints();
+    endpoints[0].idle_limit = Some(2 * SECOND);
+    endpoints[1].up = false;
+    let told: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["a:1 up (idle limit 2s)", "a:2 down"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_exclusive_pool_grows_to_its_cap_and_then_queues() {
     let mut world = World::new(settings(Mode::Exclusive, 1, 3));
     let mut calls: Vec<_> = (0..5).map(|n| world.call(&[n])).collect();
