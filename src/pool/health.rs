@@ -58,8 +58,10 @@ struct Watched {
     healthy: bool,
     /// While it is ejected: until when.
     ejected: Option<Instant>,
-    /// For how long it was ejected last, and the end of it.
-    last: Option<(Duration, Instant)>,
+    /// For how long it was ejected last.
+    last: Duration,
+    /// Since when it has not been failing, if it is not.
+    fine_since: Option<Instant>,
 }
 
 impl Health {
@@ -72,7 +74,8 @@ impl Health {
             failed: 0,
             healthy: true,
             ejected: None,
-            last: None,
+            last: Duration::ZERO,
+            fine_since: Some(now),
         };
         Self { endpoints: (0..endpoints).map(|_| watched()).collect(), settings }
     }
@@ -103,19 +106,31 @@ impl Health {
         })
     }
 
-    /// Begins an ejection; returns how long it lasts: twice as long as the last one if that is not over for longer
-    /// than it was, and up to a quarter less, so that not all come back together.
+    /// Notes whether what was heard of an endpoint last was a failure. One that has been fine for as long as it was
+    /// ejected has a clean record.
+    pub(super) fn note_failing(&mut self, endpoint: usize, failing: bool, now: Instant) {
+        let watched = &mut self.endpoints[endpoint];
+        if failing {
+            let fine_since = watched.fine_since.take();
+            if fine_since.is_some_and(|since| now - since >= watched.last) {
+                watched.last = Duration::ZERO;
+            }
+        } else {
+            watched.fine_since.get_or_insert(now);
+        }
+    }
+
+    /// Begins an ejection; returns how long it lasts: twice as long as the last one, and up to a quarter less, so
+    /// that not all come back together.
     pub(super) fn eject(&mut self, endpoint: usize, now: Instant) -> Option<Duration> {
         let watched = &mut self.endpoints[endpoint];
         if watched.ejected.is_some() {
             return None;
         }
         let first = self.settings.eject_for;
-        let recent = watched.last.filter(|(spell, end)| now < *end + *spell);
-        let spell = recent.map_or(first, |(spell, _)| (2 * spell).min(LONGEST.max(first)));
-        let duration = spell.mul_f64(1.0 - fastrand::f64() / 4.0);
+        watched.last = (2 * watched.last).clamp(first, LONGEST.max(first));
+        let duration = watched.last.mul_f64(1.0 - fastrand::f64() / 4.0);
         watched.ejected = Some(now + duration);
-        watched.last = Some((spell, now + duration));
         Some(duration)
     }
 

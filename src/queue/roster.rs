@@ -233,11 +233,13 @@ impl Roster {
         self.woken.add(member.waker.take());
     }
 
-    pub(super) fn done(&mut self, key: usize, verdict: Verdict) {
+    /// One exchange is over. True if that changes what is thought of the endpoint.
+    pub(super) fn done(&mut self, key: usize, verdict: Verdict) -> bool {
         let member = &mut self.members[key];
         member.in_flight -= 1;
         let (idle, endpoint) = (member.in_flight == 0, member.endpoint);
         self.endpoints[endpoint].in_flight -= 1;
+        let was_failing = self.endpoints[endpoint].is_failing();
         match verdict {
             Verdict::Replied => self.endpoints[endpoint].failures_in_a_row = 0,
             Verdict::Failed => self.fail(endpoint),
@@ -246,6 +248,7 @@ impl Roster {
         if idle && self.endpoints[endpoint].ejected && self.has_better() {
             self.call_off(key, CloseReason::Ejected);
         }
+        was_failing || self.endpoints[endpoint].is_failing()
     }
 
     /// An endpoint did not reply. After too many failures in a row it is ejected, but never the last one.

@@ -93,11 +93,12 @@ impl Seat {
 
     /// One exchange is over: its room is free.
     pub fn done(&self, verdict: Verdict) {
-        self.queue.locked(|inner| {
-            inner.roster.done(self.key, verdict);
+        let telling = self.queue.locked(|inner| {
+            let telling = inner.roster.done(self.key, verdict);
             inner.dispatch();
+            telling
         });
-        if verdict == Verdict::Failed {
+        if telling {
             self.queue.changed.notify_one();
         }
     }

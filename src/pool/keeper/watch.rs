@@ -19,6 +19,7 @@ impl Keeper {
             if demand.open > 0 && !was_open {
                 self.reached(endpoint);
             }
+            self.health.note_failing(endpoint, demand.failing, now);
             if demand.ejected
                 && let Some(duration) = self.health.eject(endpoint, now)
             {
