@@ -32,8 +32,8 @@ pub struct Exchange {
     pub turn: u64,
     /// What its earlier attempts came to.
     pub tried: Tried,
-    /// The only endpoint that will do, if it is not any.
-    pub bound_to: Option<usize>,
+    /// No other endpoint will do than the one it was given to.
+    pub bound: bool,
     /// Where the answer goes.
     pub slot: ReplySlot,
 }
@@ -113,7 +113,7 @@ pub fn open(
     let (oneway, state) = (request.oneway, Mutex::new(State { deadline, ..State::default() }));
     let shared = Arc::new(Shared { events: events.clone(), admitted, oneway, state });
     let slot = ReplySlot(shared.clone());
-    (Exchange { request, first, turn: 0, tried: Tried::default(), bound_to: None, slot }, Ticket(shared))
+    (Exchange { request, first, turn: 0, tried: Tried::default(), bound: false, slot }, Ticket(shared))
 }
 
 impl Shared {

@@ -8,7 +8,7 @@ use std::task::{Context, Wake, Waker};
 use divan::Bencher;
 use warmline::events;
 use warmline::exchange::{Exchange, Ticket};
-use warmline::queue::{Queue, Seat, Settings, Verdict};
+use warmline::queue::{Queue, Retry, Seat, Settings, Verdict};
 
 use crate::exchange::{answer, open};
 
@@ -63,6 +63,8 @@ impl World {
             grow_at: 1,
             max_uploads: 1,
             min_connections: 1,
+            eject_after: 5,
+            retry: Retry { attempts: 2, per_thousand: 200 },
         });
         let last = Arc::new(AtomicUsize::new(0));
         let seat = |seat| {

@@ -61,12 +61,10 @@ impl Entry {
 
     /// Why it may be sent again, if it may: the kernel has what comes before `written`.
     fn rung(&self, written: u64, reply_seen: bool) -> Option<Rung> {
-        match self.again {
-            Again::Never => None,
-            Again::Unsent | Again::Unanswered if !self.is_begun(written) => Some(Rung::Unsent),
-            Again::Unanswered if !reply_seen => Some(Rung::Idempotent),
-            Again::Unsent | Again::Unanswered => None,
+        if self.again != Again::Never && !self.is_begun(written) {
+            return Some(Rung::Unsent);
         }
+        (self.again == Again::Unanswered && !reply_seen).then_some(Rung::Idempotent)
     }
 }
 

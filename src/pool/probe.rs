@@ -95,7 +95,9 @@ impl Question {
         while !output.is_empty() {
             let taken = output.write_once(|slices| {
                 let before = text.len();
-                slices.iter().for_each(|slice| text.extend_from_slice(slice));
+                for slice in slices {
+                    text.extend_from_slice(slice);
+                }
                 Ok::<_, Infallible>(text.len() - before)
             });
             if taken == Ok(0) {

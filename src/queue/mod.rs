@@ -68,8 +68,8 @@ struct Inner {
     down: Option<String>,
     /// Something was pushed since the keeper last looked.
     touched: bool,
-    /// Ended or lost, and to be dropped after the lock.
-    ended: Vec<Exchange>,
+    /// What ends without a reply, after the lock.
+    refused: Vec<(Exchange, Refusal)>,
 }
 
 /// Whom to wake after the lock: mostly one.
@@ -180,7 +180,7 @@ impl Queue {
             next_turn: 0,
             down: None,
             touched: false,
-            ended: Vec::new(),
+            refused: Vec::new(),
         };
         Arc::new(Self { settings, inner: Mutex::new(inner), changed: Notify::new() })
     }
@@ -194,42 +194,44 @@ impl Queue {
     fn locked<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.inner();
         let result = work(&mut inner);
-        let (woken, ended) = (std::mem::take(&mut inner.roster.woken), std::mem::take(&mut inner.ended));
+        let (woken, refused) = (std::mem::take(&mut inner.roster.woken), std::mem::take(&mut inner.refused));
         drop(inner);
         woken.wake();
-        drop(ended);
+        for (exchange, refusal) in refused {
+            exchange.refuse(refusal);
+        }
         result
     }
 
     /// Gives `exchange` to a connection, or lets it wait for one; refuses it if too many wait or the
     /// upstream is down.
     pub fn push(&self, exchange: Exchange) {
-        let (refused, wants_more) = self.locked(|inner| {
+        let wants_more = self.locked(|inner| {
             inner.touched = true;
             inner.retries.note_request(exchange.slot.admitted());
-            let placed = inner.place(exchange, self.settings.max_waiting);
-            let crowded =
-                placed.as_ref().is_ok_and(|key| key.is_some_and(|key| inner.roster.is_crowded(key)));
-            let wants_more =
-                crowded || !inner.waiting.is_empty() || inner.roster.endpoints.iter().any(|e| e.open == 0);
-            (placed.err(), wants_more)
+            let given = inner.place(exchange, self.settings.max_waiting);
+            given.is_some_and(|key| inner.roster.is_crowded(key))
+                || !inner.waiting.is_empty()
+                || inner.roster.endpoints.iter().any(|e| e.open == 0)
         });
         if wants_more {
             self.changed.notify_one();
         }
-        if let Some((exchange, refusal)) = refused {
-            exchange.refuse(refusal);
-        }
     }
 
-    /// Gives `exchange` to a connection of the one endpoint it is for, or back if none has room.
-    pub fn push_at(&self, endpoint: usize, mut exchange: Exchange) -> Result<(), Exchange> {
+    /// Gives `exchange` to a connection of the one endpoint it is for. False if none has room: it is dropped.
+    pub fn push_at(&self, endpoint: usize, mut exchange: Exchange) -> bool {
+        exchange.bound = true;
         self.locked(|inner| {
-            let Some(key) = inner.roster.choose_at(endpoint) else { return Err(exchange) };
-            exchange.bound_to = Some(endpoint);
-            exchange.slot.mark_given_at_once();
-            inner.roster.give(key, exchange);
-            Ok(())
+            let key = inner.roster.choose_at(endpoint);
+            match key {
+                Some(key) => {
+                    exchange.slot.mark_given_at_once();
+                    inner.roster.give(key, exchange);
+                }
+                None => inner.refused.push((exchange, Refusal::Lost)),
+            }
+            key.is_some()
         })
     }
 
@@ -263,22 +265,15 @@ impl Queue {
     /// Nothing is open, and all endpoints failed, the last one with `error`: what comes is refused until a
     /// connection joins, and what waits if it must not be tried again.
     pub fn set_down(&self, error: &str) {
-        let refused = self.locked(|inner| {
+        self.locked(|inner| {
             if inner.roster.open() > 0 {
-                return Vec::new();
+                return;
             }
             inner.down = Some(error.into());
-            let now = Instant::now();
-            let waiting = inner.waiting.drain();
-            let (again, refused): (Vec<_>, _) =
-                waiting.map(|mut e| (inner.retries.allow(&mut e, now), e)).partition(|(allowed, _)| *allowed);
-            again.iter().for_each(|(_, e)| e.slot.mark_retried(Rung::Connect, now));
-            inner.put_back(again.into_iter().map(|(_, exchange)| exchange));
-            refused
+            for exchange in inner.waiting.drain() {
+                inner.try_again(exchange, Rung::Connect, &Refusal::Down(error.into()));
+            }
         });
-        for (_, exchange) in refused {
-            exchange.refuse(Refusal::Down(error.into()));
-        }
     }
 
     /// An endpoint without a connection needs room under the cap: a connection of another one leaves, if that has
@@ -359,11 +354,7 @@ impl Queue {
 impl Inner {
     /// Gives, queues or refuses; says whom it was given to. What waits longer comes first: nothing overtakes the
     /// queue, but for what waits only because it is in parts.
-    fn place(
-        &mut self,
-        mut exchange: Exchange,
-        max_waiting: usize,
-    ) -> Result<Option<usize>, (Exchange, Refusal)> {
+    fn place(&mut self, mut exchange: Exchange, max_waiting: usize) -> Option<usize> {
         exchange.turn = self.next_turn;
         self.next_turn += 1;
         let in_parts = exchange.is_in_parts();
@@ -371,37 +362,36 @@ impl Inner {
         if is_next && let Some(key) = self.roster.choose(in_parts, None) {
             exchange.slot.mark_given_at_once();
             self.roster.give(key, exchange);
-            return Ok(Some(key));
+            return Some(key);
         }
         if let (Some(error), 0) = (&self.down, self.roster.open()) {
-            return Err((exchange, Refusal::Down(error.clone())));
+            self.refused.push((exchange, Refusal::Down(error.clone())));
+        } else if self.waiting.len() >= max_waiting {
+            self.refused.push((exchange, Refusal::QueueFull));
+        } else {
+            self.put_back([exchange]);
         }
-        if self.waiting.len() >= max_waiting {
-            return Err((exchange, Refusal::QueueFull));
-        }
-        self.put_back([exchange]);
-        Ok(None)
+        None
     }
 
     /// Exchanges that no connection has begun wait, each at its turn. What ended meanwhile has nobody to
     /// withdraw it any more.
     fn put_back(&mut self, exchanges: impl IntoIterator<Item = Exchange>) {
         for exchange in exchanges {
-            let over =
-                if exchange.bound_to.is_some() { Some(exchange) } else { self.waiting.insert(exchange) };
-            self.ended.extend(over);
+            let over = if exchange.bound { Some(exchange) } else { self.waiting.insert(exchange) };
+            self.refused.extend(over.map(|exchange| (exchange, Refusal::Lost)));
         }
         self.dispatch();
     }
 
-    /// An exchange that came to nothing waits again at its turn, or is lost.
-    fn try_again(&mut self, mut exchange: Exchange, rung: Rung) {
+    /// An attempt of `exchange` came to nothing: it waits again at its turn, or ends.
+    fn try_again(&mut self, mut exchange: Exchange, rung: Rung, otherwise: &Refusal) {
         let now = Instant::now();
-        if exchange.bound_to.is_none() && self.retries.allow(&mut exchange, now) {
+        if !exchange.bound && self.retries.allow(&mut exchange, now) {
             exchange.slot.mark_retried(rung, now);
             self.put_back([exchange]);
         } else {
-            self.ended.push(exchange);
+            self.refused.push((exchange, otherwise.clone()));
             self.dispatch();
         }
     }

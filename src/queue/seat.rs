@@ -8,6 +8,7 @@ use super::roster::{Hold, Standing};
 use super::{Inner, Queue, Verdict};
 use crate::events::{CloseReason, Rung};
 use crate::exchange::Exchange;
+use crate::protocol::Refusal;
 
 /// A place for a connection that is being opened. Dropped, it is free again.
 #[derive(Debug)]
@@ -108,7 +109,7 @@ impl Seat {
         self.queue.locked(|inner| {
             inner.roster.done(self.key, verdict);
             exchange.tried.endpoint = Some(inner.roster.members[self.key].endpoint);
-            inner.try_again(exchange, rung);
+            inner.try_again(exchange, rung, &Refusal::Lost);
         });
         self.queue.changed.notify_one();
     }

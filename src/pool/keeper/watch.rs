@@ -57,7 +57,7 @@ impl Keeper {
         let Some(question) = self.question.clone() else { return };
         let (exchange, ticket) = question.put(now);
         // Where no connection has room there is traffic enough to judge by.
-        if self.pool.queue.push_at(endpoint, exchange).is_ok() {
+        if self.pool.queue.push_at(endpoint, exchange) {
             self.asked.spawn(async move { (endpoint, question.answer(ticket).await) });
         }
     }

@@ -90,16 +90,15 @@ async fn an_ejection_lasts_twice_as_long_each_time() {
     let mut first = Some(a);
     let mut spells = Vec::new();
     for _ in 0..8 {
-        let mut a = match first.take() {
-            Some(a) => a,
-            None => {
-                let mut call = world.call(b"0");
-                b.echo().await;
-                call.reply().await;
-                let (endpoint, a) = world.accept_at().await;
-                assert_eq!(endpoint, 0);
-                a
-            }
+        let mut a = if let Some(a) = first.take() {
+            a
+        } else {
+            let mut call = world.call(b"0");
+            b.echo().await;
+            call.reply().await;
+            let (endpoint, a) = world.accept_at().await;
+            assert_eq!(endpoint, 0);
+            a
         };
         settle().await;
         // One to each, in whatever order.
