@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::connection::{self, Connector};
+use crate::connection::{self, Connector, IdleLimit, Spread};
 use crate::events;
 use crate::exchange::{self, Ticket};
 use crate::lifecycle::{Phase, Watch};
@@ -87,6 +87,7 @@ pub struct Pool {
     events: Arc<events::Upstream>,
     back: Watch,
     floor: watch::Sender<bool>,
+    idle_limits: Arc<[Arc<IdleLimit>]>,
 }
 
 impl Pool {
@@ -122,8 +123,12 @@ impl Pool {
             events: events.clone(),
             budget,
             back: back.clone(),
+            idle_limits: settings.endpoints.iter().map(|_| Arc::default()).collect(),
+            spread: Spread::default(),
         });
-        let pool = Arc::new(Self { settings, queue, events, back, floor: watch::Sender::new(false) });
+        let idle_limits = shared.idle_limits.clone();
+        let floor = watch::Sender::new(false);
+        let pool = Arc::new(Self { settings, queue, events, back, floor, idle_limits });
         let keeper = Keeper::new(pool.clone(), shared, connector);
         (pool, keeper)
     }
@@ -214,6 +219,11 @@ impl Pool {
             idle_limit: None,
         };
         self.settings.endpoints.iter().zip(self.queue.endpoints_up()).map(figures).collect()
+    }
+
+    /// The age at which each endpoint closes idle connections, where it is known to.
+    pub fn idle_limits(&self) -> Vec<Option<Duration>> {
+        self.idle_limits.iter().map(|limit| limit.learned()).collect()
     }
 
     /// Where this upstream counts and logs.
