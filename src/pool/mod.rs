@@ -213,17 +213,13 @@ impl Pool {
 
     /// Figures of each endpoint, in the order of the settings.
     pub fn endpoints(&self) -> Vec<EndpointFigures> {
-        let figures = |(address, up): (&Address, bool)| EndpointFigures {
+        let known = self.queue.endpoints_up().into_iter().zip(&*self.idle_limits);
+        let figures = |(address, (up, limit)): (&Address, (bool, &Arc<IdleLimit>))| EndpointFigures {
             address: address.to_string(),
             up,
-            idle_limit: None,
+            idle_limit: limit.learned(),
         };
-        self.settings.endpoints.iter().zip(self.queue.endpoints_up()).map(figures).collect()
-    }
-
-    /// The age at which each endpoint closes idle connections, where it is known to.
-    pub fn idle_limits(&self) -> Vec<Option<Duration>> {
-        self.idle_limits.iter().map(|limit| limit.learned()).collect()
+        self.settings.endpoints.iter().zip(known).map(figures).collect()
     }
 
     /// Where this upstream counts and logs.

@@ -88,7 +88,7 @@ impl Story {
     }
 
     fn learned(&self) -> Option<Duration> {
-        self.world.pool.idle_limits()[0]
+        self.world.pool.endpoints()[0].idle_limit
     }
 
     fn open(&self) -> usize {
@@ -171,7 +171,7 @@ async fn who_sleeps_when_it_is_learned_leaves_in_time_too() {
     sleep(LIMIT / 2).await;
     drop(three);
     settle().await;
-    assert_eq!(world.pool.idle_limits(), [Some(LIMIT)]);
+    assert_eq!(world.pool.endpoints()[0].idle_limit, Some(LIMIT));
     two.end().await.expect("a clean end");
     let age = start.elapsed();
     assert!((LIMIT * 72 / 100..=LIMIT * 81 / 100).contains(&age), "{age:?}");
