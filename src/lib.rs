@@ -46,7 +46,7 @@
 //! of its own, so a task never moves: a session runs on the worker that accepted it, keeper and connections of an
 //! upstream on its home; upstreams have their homes in turn. All workers accept from the same listening sockets.
 //!
-//! Locks are taken in this order: queue, exchange, pipe of [parts](wire::parts). The lists of idle clients, semaphores and
+//! Locks are taken in this order: queue, exchange, pipe of [parts](wire::parts). The lists of idle clients, idle limits, semaphores and
 //! rate limits are leaves. None is held across an await; nobody is woken, and nothing that wakes is dropped,
 //! under queue or exchange. What must not come apart happens under one lock: a state and the waker for it; the end
 //! of an exchange and its place in the queue; the last part of a message and its end.

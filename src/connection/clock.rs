@@ -31,11 +31,8 @@ impl Connection {
         }
         if self.in_flight.owed() > 0 {
             self.keep_owed(now)?;
-        } else if self.idle_since + self.shared.settings.idle_timeout <= now && self.in_flight.is_empty() {
-            self.idle_since = now;
-            if self.retiring.is_none() && self.seat.retire_if_spare() {
-                self.retiring = Some(CloseReason::Idle);
-            }
+        } else if self.in_flight.is_empty() {
+            self.keep_idle(now)?;
         }
         match self.retiring {
             Some(CloseReason::Early) if self.in_flight.is_empty() => Err(CloseReason::Early),
@@ -104,8 +101,7 @@ impl Connection {
             let quiet = self.may_read().then(|| self.quiet_since() + settings.stall);
             earliest([quiet, stalled, stuck, self.in_flight.next_late()])
         } else {
-            let idle = self.retiring.is_none() && self.in_flight.is_empty();
-            idle.then_some(self.idle_since + settings.idle_timeout)
+            self.idle_deadline()
         };
         earliest([rest, retire, self.stray_until, self.unread_at(), self.held_up_until()])
     }

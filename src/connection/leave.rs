@@ -1,7 +1,9 @@
-//! What becomes of the requests of a connection that ends: each is tried again, or its client is told.
+//! The end of a connection, and what becomes of its requests: each is tried again, or its client is told.
 //!
 //! Invariant: a request of which a server may have anything goes out again only if it may be run twice and no byte
 //! of its reply was seen.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -11,6 +13,19 @@ use crate::events::{CloseReason, Rung};
 use crate::lifecycle::Phase;
 use crate::protocol::{Refusal, Request};
 use crate::queue::Verdict;
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub reason: CloseReason,
+    /// Requests it was given.
+    pub carried: u64,
+    /// Replies it got.
+    pub replies: u64,
+    /// How long it stood.
+    pub lived: Duration,
+}
 
 impl Shared {
     /// When `request` may be sent again.

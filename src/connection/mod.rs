@@ -7,10 +7,13 @@
 mod clock;
 mod dial;
 mod fault;
+mod idle;
+mod idle_limit;
 mod inflight;
 mod leave;
 mod parts;
 mod settings;
+mod spread;
 mod wait;
 
 use std::io;
@@ -27,9 +30,13 @@ use crate::queue::{Call, Seat, Verdict};
 use crate::wire::{Budget, Close, Input, Output, Purpose, Wire};
 pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
+use idle::Idle;
+pub use idle_limit::IdleLimit;
 use inflight::{Entry, InFlight, OPEN_END};
+pub use leave::Ended;
 use parts::{Download, Upload};
 pub use settings::{Idempotent, Preamble, Settings};
+pub use spread::Spread;
 
 /// How long an unasked message may stay incomplete.
 const STRAY: Duration = Duration::from_secs(1);
@@ -55,19 +62,10 @@ pub struct Shared {
     pub budget: Budget,
     /// The back half's switch.
     pub back: Watch,
-}
-
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Why.
-    pub reason: CloseReason,
-    /// Requests it was given.
-    pub carried: u64,
-    /// Replies it got.
-    pub replies: u64,
-    /// How long it stood.
-    pub lived: Duration,
+    /// What is known of each endpoint, by index.
+    pub idle_limits: Arc<[Arc<IdleLimit>]>,
+    /// Keeps connections from acting together.
+    pub spread: Spread,
 }
 
 /// A connection that stands.
@@ -100,7 +98,7 @@ pub(crate) struct Connection {
     now: Instant,
     opened: Instant,
     retire_at: Instant,
-    idle_since: Instant,
+    idle: Idle,
     /// Since when something has been owed without a pause.
     owing_since: Instant,
     last_read: Instant,
@@ -113,10 +111,17 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(wire: Wire, seat: Seat, endpoint: Arc<str>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        wire: Wire,
+        seat: Seat,
+        endpoint: Arc<str>,
+        limit: Arc<IdleLimit>,
+        shared: Arc<Shared>,
+    ) -> Self {
         let now = Instant::now();
-        // Spread, so that connections opened together do not retire together.
-        let lifetime = shared.settings.max_lifetime.mul_f64(1.0 - fastrand::f64() / 10.0);
+        // Connections opened together do not retire together.
+        let spread = shared.spread.next();
+        let lifetime = shared.settings.max_lifetime.mul_f64(1.0 - spread / 10.0);
         Self {
             wire,
             codec: shared.protocol.upstream(shared.settings.max_buffered),
@@ -138,7 +143,7 @@ impl Connection {
             now,
             opened: now,
             retire_at: now + lifetime,
-            idle_since: now,
+            idle: Idle::new(now, limit, spread),
             owing_since: now,
             last_read: now,
             writing_since: None,
@@ -176,6 +181,7 @@ impl Connection {
         }
         self.read()?;
         if work {
+            self.note_alive();
             // What has come after that look is for the next turn.
             self.take();
         }
@@ -205,12 +211,13 @@ impl Connection {
                 break;
             }
             match self.input.read(&mut self.wire) {
-                Ok(0) => return Err(self.lost()),
+                Ok(0) => return Err(self.ended_by_server()),
                 Ok(_) => {
                     self.last_read = self.now;
                     self.decode()?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Err(self.ended_by_server()),
                 Err(_) => return Err(self.lost()),
             }
         }
@@ -285,7 +292,7 @@ impl Connection {
 
     fn finished(&mut self, verdict: Verdict) {
         if self.in_flight.is_empty() {
-            self.idle_since = self.now;
+            self.idle.since = self.now;
         }
         self.seat.done(verdict);
     }

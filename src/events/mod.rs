@@ -100,6 +100,7 @@ struct Limits {
     accept: Limit,
     late: Limit,
     ejected: Limit,
+    idle: Limit,
 }
 
 /// Times of an exchange, for [`Upstream::ended`].
@@ -259,6 +260,20 @@ impl Upstream {
     /// A floor connection died unused twice in a row: the pool stays cold until there is demand.
     pub fn gone_cold(&self, endpoint: &dyn fmt::Display) {
         info!(upstream = &*self.name, %endpoint, "server closes unused connections: pool left cold until demand");
+    }
+
+    /// A server was found to close connections that idle for `limit`: they leave before that.
+    pub fn idle_limit_learned(&self, endpoint: &dyn fmt::Display, limit: Duration) {
+        if let Some(suppressed) = self.limit.idle.pass() {
+            info!(upstream = &*self.name, %endpoint, ?limit, suppressed, "idle limit learned");
+        }
+    }
+
+    /// A connection idled for `age` and was not closed: there is no such `limit`.
+    pub fn idle_limit_unlearned(&self, endpoint: &dyn fmt::Display, limit: Duration, age: Duration) {
+        if let Some(suppressed) = self.limit.idle.pass() {
+            info!(upstream = &*self.name, %endpoint, ?limit, ?age, suppressed, "idle limit unlearned");
+        }
     }
 
     /// A reply came after its exchange had ended, and was swallowed.

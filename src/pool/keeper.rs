@@ -231,9 +231,11 @@ impl Keeper {
             ended.reason,
             CloseReason::Peer | CloseReason::Lost | CloseReason::Desync | CloseReason::Closing
         );
+        // Whether the server closed it or would have soon makes no difference to those who do not use it.
+        let unused = ended.carried == 0 && (died || ended.reason == CloseReason::IdleLimit);
         if ended.replies > 0 || (!died && ended.lived >= STILLBORN) {
             self.backoff[endpoint] = Backoff::default();
-            self.unused_deaths = 0;
+            self.unused_deaths = if unused { self.unused_deaths } else { 0 };
         } else if died && ended.lived < STILLBORN {
             self.backoff[endpoint].fail(now, true);
         }
@@ -244,7 +246,7 @@ impl Keeper {
         }
         // Those that stood together may have died together: one death, not many.
         let opened = now - ended.lived;
-        if died && ended.carried == 0 && self.unused_death.is_none_or(|last| last <= opened) {
+        if unused && self.unused_death.is_none_or(|last| last <= opened) {
             self.unused_death = Some(now);
             self.unused_deaths += 1;
             if self.unused_deaths == UNUSED_DEATHS {
@@ -274,5 +276,6 @@ async fn open_and_run(
     };
     shared.events.connected(&name);
     let wire = wire.holding(permit);
-    Ok(Connection::new(wire, connecting.join(), name, shared).run().await)
+    let limit = shared.idle_limits[endpoint].clone();
+    Ok(Connection::new(wire, connecting.join(), name, limit, shared).run().await)
 }

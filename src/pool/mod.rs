@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::connection::{self, Connector};
+use crate::connection::{self, Connector, IdleLimit, Spread};
 use crate::events;
 use crate::exchange::{self, Ticket};
 use crate::lifecycle::{Phase, Watch};
@@ -87,6 +87,7 @@ pub struct Pool {
     events: Arc<events::Upstream>,
     back: Watch,
     floor: watch::Sender<bool>,
+    idle_limits: Arc<[Arc<IdleLimit>]>,
 }
 
 impl Pool {
@@ -122,8 +123,12 @@ impl Pool {
             events: events.clone(),
             budget,
             back: back.clone(),
+            idle_limits: settings.endpoints.iter().map(|_| Arc::default()).collect(),
+            spread: Spread::default(),
         });
-        let pool = Arc::new(Self { settings, queue, events, back, floor: watch::Sender::new(false) });
+        let idle_limits = shared.idle_limits.clone();
+        let floor = watch::Sender::new(false);
+        let pool = Arc::new(Self { settings, queue, events, back, floor, idle_limits });
         let keeper = Keeper::new(pool.clone(), shared, connector);
         (pool, keeper)
     }
@@ -208,12 +213,13 @@ impl Pool {
 
     /// Figures of each endpoint, in the order of the settings.
     pub fn endpoints(&self) -> Vec<EndpointFigures> {
-        let figures = |(address, up): (&Address, bool)| EndpointFigures {
+        let known = self.queue.endpoints_up().into_iter().zip(&*self.idle_limits);
+        let figures = |(address, (up, limit)): (&Address, (bool, &Arc<IdleLimit>))| EndpointFigures {
             address: address.to_string(),
             up,
-            idle_limit: None,
+            idle_limit: limit.learned(),
         };
-        self.settings.endpoints.iter().zip(self.queue.endpoints_up()).map(figures).collect()
+        self.settings.endpoints.iter().zip(known).map(figures).collect()
     }
 
     /// Where this upstream counts and logs.

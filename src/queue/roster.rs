@@ -39,6 +39,8 @@ pub(super) struct Member {
     pub(super) waker: Option<Waker>,
     pub(super) standing: Standing,
     pub(super) hold: Hold,
+    /// It is to look at the time again.
+    pub(super) nudged: bool,
     /// It was given a request in parts, of which it does not have the last one yet.
     uploading: bool,
     used: u64,
@@ -161,6 +163,7 @@ impl Roster {
             waker: None,
             standing: Standing::Open,
             hold: Hold::Useful,
+            nudged: false,
             uploading: false,
             used: self.clock,
         })
@@ -285,7 +288,8 @@ impl Roster {
     /// what that connection had been given and not taken.
     pub(super) fn make_room(&mut self) -> VecDeque<Exchange> {
         if self.members.iter().any(|(_, m)| m.standing == Standing::Retiring) {
-            // Room is on its way.
+            // Room is on its way, if who only waits for something gives way.
+            self.evict_stuck(1);
             return VecDeque::new();
         }
         let spare = self.members.iter().filter(|(_, m)| self.endpoints[m.endpoint].open > 1);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::roster::{Hold, Standing};
+use super::roster::{Hold, Roster, Standing};
 use super::{Inner, Queue, Verdict};
 use crate::events::{CloseReason, Rung};
 use crate::exchange::Exchange;
@@ -61,11 +61,13 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Completes when there is something to take or the connection is to give way.
+    /// Completes when there is something to take, the connection is to give way, or what it knows of its endpoint
+    /// has changed.
     pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.queue.inner();
         let member = &mut inner.roster.members[self.key];
-        if !member.inbox.is_empty() || matches!(member.hold, Hold::GivesWay | Hold::CalledOff(_)) {
+        let nudged = std::mem::take(&mut member.nudged);
+        if nudged || !member.inbox.is_empty() || matches!(member.hold, Hold::GivesWay | Hold::CalledOff(_)) {
             return Poll::Ready(());
         }
         if !member.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
@@ -172,19 +174,39 @@ impl Seat {
     /// Retires an idle connection if the pool stays at its floor without it, and nothing has landed in the
     /// inbox meanwhile.
     pub fn retire_if_spare(&self) -> bool {
-        let spare = self.queue.locked(|inner| {
-            let spare = inner.roster.members[self.key].in_flight == 0
-                && inner.roster.open() > self.queue.settings.min_connections;
-            if spare {
+        self.retire_idle_if(|roster| roster.open() > self.queue.settings.min_connections)
+    }
+
+    /// Retires a connection if it is idle, and nothing has landed in the inbox meanwhile.
+    pub fn retire_if_idle(&self) -> bool {
+        self.retire_idle_if(|_| true)
+    }
+
+    fn retire_idle_if(&self, condition: impl FnOnce(&Roster) -> bool) -> bool {
+        let retires = self.queue.locked(|inner| {
+            let retires = inner.roster.members[self.key].in_flight == 0 && condition(&inner.roster);
+            if retires {
                 let inbox = inner.roster.retire(self.key);
                 debug_assert!(inbox.is_empty());
             }
-            spare
+            retires
         });
-        if spare {
+        if retires {
             self.queue.changed.notify_one();
         }
-        spare
+        retires
+    }
+
+    /// Something about its endpoint has changed: its connections look at the time again.
+    pub fn wake_endpoint(&self) {
+        self.queue.locked(|inner| {
+            let roster = &mut inner.roster;
+            let endpoint = roster.members[self.key].endpoint;
+            for (_, member) in roster.members.iter_mut().filter(|(_, m)| m.endpoint == endpoint) {
+                member.nudged = true;
+                roster.woken.add(member.waker.take());
+            }
+        });
     }
 }
 

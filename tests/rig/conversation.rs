@@ -69,6 +69,12 @@ impl Conversation<'_> {
                 Ok(0) => return Ended::Fin,
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.input.is_empty() && lock(&self.peer.writing).owed.is_empty() {
+                        return self.end_idle();
+                    }
+                    continue;
+                }
                 Err(_) => return Ended::Rst,
             };
             self.input.extend_from_slice(&buffer[..read]);
@@ -85,6 +91,13 @@ impl Conversation<'_> {
                 }
             }
         }
+    }
+
+    fn end_idle(&self) -> Ended {
+        if self.rig.options.idle_reset {
+            let _ = self.peer.stream.set_reset_on_close();
+        }
+        Ended::Here
     }
 
     fn take_messages(&mut self) -> Result<(), Fault> {

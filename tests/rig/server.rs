@@ -9,6 +9,7 @@ use std::net::Shutdown;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -35,6 +36,12 @@ pub(crate) struct Options {
     /// serve, close, reset, hang, or greet:TEXT.
     #[arg(long, default_value = "serve")]
     on_connect: String,
+    /// Close connections on which no byte has come for so many milliseconds, unless a reply is owed.
+    #[arg(long)]
+    idle: Option<u64>,
+    /// Such closes are resets.
+    #[arg(long)]
+    pub(crate) idle_reset: bool,
     /// Where to write the nonce of each request, one a line: what is there outlives a `kill -9`.
     #[arg(long)]
     journal: Option<PathBuf>,
@@ -198,6 +205,9 @@ impl Rig {
             peers.values().filter(|peer| peer.stream.is_held_by_peer()).count()
         };
         self.ledger().opened(held_by_peer as u64);
+        if let Some(millis) = self.options.idle {
+            peer.stream.set_patience(Duration::from_millis(millis))?;
+        }
         let behaviour = lock(&self.on_connect).clone();
         let thread = std::thread::Builder::new().stack_size(256 << 10);
         thread.spawn(move || {
