@@ -80,12 +80,18 @@ impl Plan {
     }
 
     /// Frames without `error`: a refusal is a close.
-    pub(crate) fn without_words(mut self) -> Self {
-        self.upstream = self
-            .upstream
-            .lines()
-            .filter(|line| !line.starts_with("protocol.frame.error"))
-            .fold(String::new(), |text, line| text + line + "\n");
+    pub(crate) fn without_words(self) -> Self {
+        self.without("protocol.frame.error")
+    }
+
+    /// Carries to these endpoints instead.
+    pub(crate) fn endpoints(self, addresses: &[&str]) -> Self {
+        self.without("endpoints").set("endpoints", &format!("{addresses:?}"))
+    }
+
+    fn without(mut self, key: &str) -> Self {
+        let lines = self.upstream.lines().filter(|line| !line.starts_with(key));
+        self.upstream = lines.fold(String::new(), |text, line| text + line + "\n");
         self
     }
 

@@ -8,7 +8,9 @@
 #![allow(clippy::needless_pass_by_value, reason = "reads better at the call")]
 
 mod client;
+mod crowd;
 mod daemon;
+mod endpoint;
 pub(crate) mod kernel;
 mod peers;
 mod protocols;
@@ -24,7 +26,9 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Answer, Asked, Client, call, call_until_served, is_refused};
+pub(crate) use crowd::{Call, Crowd, End};
 pub(crate) use daemon::{Daemon, Plan, UPSTREAM};
+pub(crate) use endpoint::Endpoint;
 pub(crate) use message::{Message, Request, Wire, flags};
 pub(crate) use peers::{Load, Server, Totals};
 pub(crate) use protocols::{PROTOCOLS, Protocol, in_each_protocol, in_protocol};
