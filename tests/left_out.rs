@@ -6,6 +6,7 @@ fn main() {
         println!(
             "\nLEFT OUT (needs more than Rust):\n\
              - tests/peers.rs: PHP and Python peers, network namespaces\n\
+             - tests/outages.rs: endpoints whose packets vanish\n\
              - tests/readme.rs: the recipes, run as they stand there\n\
              - tests/packaging.rs: the hardening of the systemd unit\n\
              - tests/scaling.rs: the figures of docs/scaling.md\n\
