@@ -134,7 +134,9 @@ impl Conversation<'_> {
         }
         let request = Request::verify(&message.payload).map_err(Fault::Violation)?;
         let oneway = message.flags == flags::ONEWAY;
-        if !self.answered_early {
+        if request.verb == "probe" {
+            self.rig.ledger().probed();
+        } else if !self.answered_early {
             self.rig.note(request.nonce, oneway)?;
         }
         if oneway {
@@ -148,7 +150,7 @@ impl Conversation<'_> {
         let payload = request.reply(&message.payload);
         let reply = Message { flags: 0, id: message.id, payload };
         match request.verb.parse().map_err(Fault::Violation)? {
-            Verb::Echo => self.answer(self.rig.take_fault(), reply),
+            Verb::Echo | Verb::Probe => self.answer(self.rig.take_fault(), reply),
             verb => self.answer(verb, reply),
         }
     }
@@ -181,7 +183,7 @@ impl Conversation<'_> {
         }
         let (wire, peer) = (self.wire, self.peer);
         match verb {
-            Verb::Echo | Verb::Big | Verb::Early(_) => {
+            Verb::Echo | Verb::Probe | Verb::Big | Verb::Early(_) => {
                 if out_of_order {
                     self.batch.push(reply);
                     return Ok(());

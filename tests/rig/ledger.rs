@@ -22,6 +22,7 @@ pub(crate) struct Ledger {
     nonces: HashMap<u128, u32>,
     requests: u64,
     oneway: u64,
+    probes: u64,
     heartbeats_answered: u64,
     /// Batches whose replies left in another order.
     shuffled: u64,
@@ -64,6 +65,11 @@ impl Ledger {
         *self.nonces.entry(nonce).or_default() += 1;
     }
 
+    /// A request that only asks whether the server is well.
+    pub(crate) fn probed(&mut self) {
+        self.probes += 1;
+    }
+
     pub(crate) fn heartbeat_answered(&mut self) {
         self.heartbeats_answered += 1;
     }
@@ -98,6 +104,7 @@ impl Ledger {
             "distinct": self.nonces.len(),
             "seen_twice": self.nonces.values().filter(|count| **count > 1).count(),
             "oneway": self.oneway,
+            "probes": self.probes,
             "heartbeats_answered": self.heartbeats_answered,
             "shuffled": self.shuffled,
             "held": held,

@@ -6,6 +6,8 @@ use std::str::FromStr;
 pub(crate) enum Verb {
     /// `echo`: reply with the payload.
     Echo,
+    /// `probe`: the same, but it is counted apart and may come again and again.
+    Probe,
     /// `delay:MS`: reply after that many milliseconds.
     Delay(u64),
     /// `hold`: reply at the command `release`.
@@ -75,6 +77,7 @@ impl FromStr for Verb {
         let size = |word: &str| word.parse::<usize>().map_err(|_| bad());
         Ok(match verb {
             "echo" => Self::Echo,
+            "probe" => Self::Probe,
             "delay" => Self::Delay(number(next()?)?),
             "hold" => Self::Hold,
             "hang" => Self::Hang,
