@@ -18,14 +18,15 @@ in_protocol!(pipeline, "frame pipeline", stands_still, keeps_to_the_cap);
 in_protocol!(exclusive, "frame exclusive", stands_still, dies, expects, keeps_to_the_cap);
 in_protocol!(line, "line", stands_still, dies, expects, keeps_to_the_cap);
 
-fn plan(p: &Protocol, endpoints: &[&Endpoint]) -> Plan {
+/// Probes at this interval; each must be answered before the next one.
+fn plan(p: &Protocol, endpoints: &[&Endpoint], interval: &str) -> Plan {
     let addresses = endpoints.iter().map(|endpoint| &*endpoint.address).collect::<Vec<_>>();
     p.plan(addresses[0])
         .endpoints(&addresses)
         .level("info")
         .set("pool.min_connections", &addresses.len().to_string())
-        .set("health.interval", "\"50ms\"")
-        .set("health.timeout", "\"300ms\"")
+        .set("health.interval", &format!("{interval:?}"))
+        .set("health.timeout", &format!("{interval:?}"))
         .set("health.unhealthy_after", &UNHEALTHY_AFTER.to_string())
 }
 
@@ -52,7 +53,7 @@ fn probes(daemon: &Daemon, result: &str) -> u64 {
 /// It answers nothing, and nobody asks.
 fn stands_still(p: &Protocol) {
     let (good, mut faulty) = (Endpoint::new(*p), Endpoint::new(*p));
-    let daemon = asking(plan(p, &[&faulty, &good]), p, <[u8]>::to_vec).start_ready();
+    let daemon = asking(plan(p, &[&faulty, &good], "200ms"), p, <[u8]>::to_vec).start_ready();
     eventually("probes that are answered", || (probes(&daemon, "ok") > 4).then_some(()));
     assert_eq!((up(&daemon, &good), up(&daemon, &faulty)), (1, 1));
 
@@ -82,7 +83,7 @@ fn stands_still(p: &Protocol) {
 /// Connecting is enough to notice that.
 fn dies(p: &Protocol) {
     let (good, mut faulty) = (Endpoint::new(*p), Endpoint::new(*p));
-    let plan = plan(p, &[&faulty, &good]).set("health.probe", "\"connect\"");
+    let plan = plan(p, &[&faulty, &good], "200ms").set("health.probe", "\"connect\"");
     let daemon = plan.start_ready();
     eventually("probes that succeed", || (probes(&daemon, "ok") > 4).then_some(()));
     for _ in 0..2 {
@@ -100,7 +101,7 @@ fn dies(p: &Protocol) {
 fn expects(p: &Protocol) {
     let only = Endpoint::new(*p);
     let wrong = |reply: &[u8]| [&reply[..reply.len() - 1], b"?"].concat();
-    let daemon = asking(plan(p, &[&only]), p, wrong).start_ready();
+    let daemon = asking(plan(p, &[&only], "200ms"), p, wrong).start_ready();
     becomes("endpoint_up", 0, || up(&daemon, &only));
     assert!(probes(&daemon, "failed") >= UNHEALTHY_AFTER);
     assert_eq!(probes(&daemon, "ok"), 0);
@@ -110,20 +111,20 @@ fn expects(p: &Protocol) {
 }
 
 fn keeps_to_the_cap(p: &Protocol) {
-    const CONNECTIONS: u64 = 2;
+    const CONNECTIONS: usize = 2;
     let mut only = Endpoint::new(*p);
-    let plan = asking(plan(p, &[&only]), p, <[u8]>::to_vec)
-        .set("health.timeout", "\"10s\"")
+    let plan = asking(plan(p, &[&only], "1s"), p, <[u8]>::to_vec)
         .set("pool.max_connections", &CONNECTIONS.to_string());
     let daemon = plan.start_ready();
-    let crowd = Crowd::start(*p, &daemon.address, 8, &["delay:2"]);
+    // Where everything is busy there is traffic enough to judge by, and no probe; so somebody must pause.
+    let crowd = Crowd::start(*p, &daemon.address, CONNECTIONS, &["delay:2"]);
     crowd.is_served(10);
     let before = probes(&daemon, "ok");
-    eventually("probes under load", || (probes(&daemon, "ok") >= before + 10).then_some(()));
+    eventually("probes under load", || (probes(&daemon, "ok") >= before + 3).then_some(()));
     let calls = crowd.finish();
     assert!(calls.iter().all(|call| call.end == End::Replied));
     assert_eq!((probes(&daemon, "failed"), probes(&daemon, "timeout")), (0, 0));
-    assert!(only.server().count("max_open") <= CONNECTIONS);
+    assert!(only.server().count("max_open") <= CONNECTIONS as u64);
     only.server().assert_no_violation();
     daemon.assert_conserved();
     assert_eq!(daemon.outcome("ok"), calls.len() as u64);
