@@ -50,6 +50,8 @@ pub struct Keeper {
     asked: JoinSet<(usize, Found)>,
     /// Endpoints that are connected to because a probe was due.
     probing: Vec<bool>,
+    /// Endpoints that could not be connected to for a probe, because the pool is at its cap.
+    without_room: Vec<bool>,
     /// Endpoints that had a connection at the last look.
     was_open: Vec<bool>,
     unused_deaths: u32,
@@ -67,6 +69,7 @@ impl Keeper {
                 .map(Arc::new),
             asked: JoinSet::new(),
             probing: vec![false; names.len()],
+            without_room: vec![false; names.len()],
             was_open: vec![false; names.len()],
             pool,
             shared,
@@ -138,6 +141,7 @@ impl Keeper {
                 }
                 return None;
             };
+            self.probing[endpoint] |= std::mem::take(&mut self.without_room[endpoint]);
             self.spawn(endpoint, permit);
         }
     }
@@ -159,18 +163,19 @@ impl Keeper {
         self.backoff[endpoint].has_failed() && demand.endpoints[endpoint].open == 0
     }
 
-    /// An endpoint that could share the load and has no connection yet. It has the fewest in flight, so the
-    /// rule of choice would pick it.
+    /// An endpoint that could share the load and has no connection yet: it has the fewest in flight, so the
+    /// rule of choice would pick it. Or one that a probe has found no room to connect to.
     fn uncovered(&mut self, demand: &Demand, now: Instant) -> Option<usize> {
-        if !self.touched || demand.down || demand.open == 0 {
+        if demand.down || demand.open == 0 {
             return None;
         }
         let may = |e: &usize| {
             let it = &demand.endpoints[*e];
-            it.is_untouched() && !it.left_out && self.backoff[*e].is_over(now)
+            let wanted = (self.touched && !it.left_out) || self.without_room[*e];
+            it.is_untouched() && wanted && self.backoff[*e].is_over(now)
         };
         let found = (0..self.names.len()).find(may);
-        self.touched = found.is_some();
+        self.touched &= found.is_some();
         found
     }
 

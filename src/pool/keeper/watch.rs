@@ -47,9 +47,13 @@ impl Keeper {
         if cold || demand.connecting > 0 || !self.backoff[endpoint].is_over(now) {
             return;
         }
-        if let Ok(permit) = self.cap.clone().try_acquire_owned() {
-            self.probing[endpoint] = true;
-            self.spawn(endpoint, permit);
+        match self.cap.clone().try_acquire_owned() {
+            Ok(permit) => {
+                self.probing[endpoint] = true;
+                self.spawn(endpoint, permit);
+            }
+            // Without a connection nothing would ever show that it is well again.
+            Err(_) => self.without_room[endpoint] = true,
         }
     }
 
