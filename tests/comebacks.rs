@@ -37,8 +37,7 @@ fn plan(p: &Protocol, endpoints: &[Endpoint]) -> Plan {
 
 fn connects_failed(daemon: &Daemon) -> u64 {
     let metrics = daemon.metrics();
-    metrics.sum("upstream_connects_total", &[])
-        - metrics.sum("upstream_connects_total", &[("result", "ok")])
+    metrics.sum("upstream_connects_total", &[]) - metrics.sum("upstream_connects_total", &[("result", "ok")])
 }
 
 fn all_die_and_come_back(p: &Protocol) {

@@ -64,9 +64,7 @@ impl Outage {
     fn both_serve(&self) {
         for (name, endpoint) in [("good", &self.good), ("faulty", &self.faulty)] {
             let enough = endpoint.given() + SOME;
-            eventually(&format!("requests at the {name} one"), || {
-                (endpoint.given() >= enough).then_some(())
-            });
+            eventually(&format!("requests at the {name} one"), || (endpoint.given() >= enough).then_some(()));
         }
     }
 

@@ -16,9 +16,7 @@ const SOME: u64 = 30;
 /// Attempts for each request where there are retries.
 const ATTEMPTS: u32 = 5;
 
-in_protocol!(
-    multiplex, "frame multiplex", two_in_turn, alone, never_twice, frame_methods
-);
+in_protocol!(multiplex, "frame multiplex", two_in_turn, alone, never_twice, frame_methods);
 in_protocol!(pipeline, "frame pipeline", two_in_turn, alone, never_twice);
 in_protocol!(exclusive, "frame exclusive", two_in_turn, alone, never_twice, frame_methods);
 in_protocol!(line, "line", two_in_turn, alone, line_methods, never_twice);

@@ -61,7 +61,8 @@ impl Connection {
         let neutral = late || reason == CloseReason::Cut || rung == Some(Rung::Unsent);
         let verdict = if neutral { Verdict::Neutral } else { Verdict::Failed };
         let is_due = exchange.slot.deadline().is_none_or(|at| at > Instant::now());
-        if let Some(rung) = rung.filter(|rung| is_due && self.may_try_again(reason, *rung)) {
+        let wanted = is_due && !exchange.slot.is_ended();
+        if let Some(rung) = rung.filter(|rung| wanted && self.may_try_again(reason, *rung)) {
             return self.seat.try_again(exchange, rung, verdict);
         }
         let _ = exchange.slot.refuse(match reason {

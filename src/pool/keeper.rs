@@ -125,11 +125,11 @@ impl Keeper {
                 (self.touched, self.wanted) = (true, true);
                 self.unused_deaths = 0;
             }
-            let uncovered = self.uncovered(&demand, now);
+            let (uncovered, cover_at) = self.uncovered(&demand, now);
             if demand.connecting >= self.pool.settings.max_connecting
                 || !(self.wants_more(&demand) || uncovered.is_some())
             {
-                return None;
+                return cover_at;
             }
             let Some(endpoint) = uncovered.or_else(|| self.pick(&demand, now)) else {
                 return self.backoff.iter().filter_map(|b| b.until).filter(|until| *until > now).min();
@@ -138,6 +138,7 @@ impl Keeper {
             let Ok(permit) = self.cap.clone().try_acquire_owned() else {
                 if uncovered.is_some() {
                     self.pool.queue.make_room();
+                    self.touched = true;
                 }
                 return None;
             };
@@ -164,19 +165,19 @@ impl Keeper {
     }
 
     /// An endpoint that could share the load and has no connection yet: it has the fewest in flight, so the
-    /// rule of choice would pick it. Or one that a probe has found no room to connect to.
-    fn uncovered(&mut self, demand: &Demand, now: Instant) -> Option<usize> {
+    /// rule of choice would pick it. Or one that a probe has found no room to connect to. And when to look again.
+    fn uncovered(&mut self, demand: &Demand, now: Instant) -> (Option<usize>, Option<Instant>) {
         if demand.down || demand.open == 0 {
-            return None;
+            return (None, None);
         }
-        let may = |e: &usize| {
+        let wanted = |e: &usize| {
             let it = &demand.endpoints[*e];
-            let wanted = (self.touched && !it.left_out) || self.without_room[*e];
-            it.is_untouched() && wanted && self.backoff[*e].is_over(now)
+            it.is_untouched() && ((self.touched && !it.left_out) || self.without_room[*e])
         };
-        let found = (0..self.names.len()).find(may);
-        self.touched &= found.is_some();
-        found
+        let wanted: Vec<_> = (0..self.names.len()).filter(wanted).collect();
+        let found = wanted.iter().copied().find(|e| self.backoff[*e].is_over(now));
+        self.touched &= wanted.len() > usize::from(found.is_some());
+        (found, wanted.into_iter().filter_map(|e| self.backoff[e].until).filter(|until| *until > now).min())
     }
 
     /// The endpoint with the fewest connections that may be tried now; one that failed last time is tried by

@@ -212,7 +212,7 @@ impl Queue {
             let given = inner.place(exchange, self.settings.max_waiting);
             given.is_some_and(|key| inner.roster.is_crowded(key))
                 || !inner.waiting.is_empty()
-                || inner.roster.endpoints.iter().any(|e| e.open == 0)
+                || inner.roster.endpoints.iter().any(Endpoint::is_new)
         });
         if wants_more {
             self.changed.notify_one();

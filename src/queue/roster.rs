@@ -112,6 +112,11 @@ impl Endpoint {
         self.ejected || !self.healthy
     }
 
+    /// Whether it has no connection, and nothing is known against it.
+    pub(super) fn is_new(&self) -> bool {
+        self.open == 0 && !self.unreachable && !self.is_left_out()
+    }
+
     fn is_good(&self) -> bool {
         self.open > 0 && !self.is_failing() && !self.is_left_out()
     }
