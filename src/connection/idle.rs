@@ -58,8 +58,9 @@ impl Connection {
 
     /// As far as the kernel knows, the server has not.
     pub(super) fn note_alive(&self) {
+        let Some(doubt) = self.idle.limit.doubt() else { return };
         let age = self.now - self.idle.since;
-        if age >= self.idle.limit.doubt()
+        if age >= doubt
             && self.in_flight.is_empty()
             && let Some(limit) = self.idle.limit.outlived(age)
         {
@@ -108,7 +109,7 @@ impl Connection {
             return None;
         }
         if self.idle.scout.is_some() {
-            return Some(self.idle.since + self.idle.limit.doubt());
+            return self.idle.limit.doubt().map(|age| self.idle.since + age);
         }
         let spare = self.idle.spare_at(self.shared.settings.idle_timeout);
         earliest([Some(spare), self.idle.leave_at()])

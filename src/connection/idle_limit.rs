@@ -74,14 +74,15 @@ impl Default for IdleLimit {
 
 impl IdleLimit {
     /// The lowest age at which the server closes, if it is known to.
+    #[inline]
     pub fn learned(&self) -> Option<Duration> {
-        let nanos = self.lowest.load(Relaxed);
-        (nanos != NONE).then(|| Duration::from_nanos(nanos))
+        read(&self.lowest)
     }
 
     /// From which age on [`IdleLimit::outlived`] wants to hear of idle connections that the server has not closed.
-    pub(super) fn doubt(&self) -> Duration {
-        Duration::from_nanos(self.doubt.load(Relaxed))
+    #[inline]
+    pub(super) fn doubt(&self) -> Option<Duration> {
+        read(&self.doubt)
     }
 
     /// The server has closed a connection that was idle since `since`. Returns a limit that this shows.
@@ -196,6 +197,12 @@ impl Ages {
     }
 }
 
+#[inline]
+fn read(age: &AtomicU64) -> Option<Duration> {
+    let nanos = age.load(Relaxed);
+    (nanos != NONE).then(|| Duration::from_nanos(nanos))
+}
+
 fn alike(a: Duration, b: Duration) -> bool {
     a.abs_diff(b) <= ALIKE.max(a.min(b) / 5)
 }
@@ -269,12 +276,14 @@ mod tests {
     #[test]
     fn who_outlives_the_first_close_refutes_it() {
         let c = closes();
-        assert_eq!(c.limit.doubt(), Duration::from_nanos(NONE));
+        let doubt = Duration::from_millis(2400);
+        assert_eq!(c.limit.doubt(), None);
         c.close(0, 2000);
-        assert_eq!(c.limit.doubt(), Duration::from_millis(2400));
+        assert_eq!(c.limit.doubt(), Some(doubt));
         c.limit.outlived(Duration::from_millis(2399));
-        assert_eq!(c.limit.doubt(), Duration::from_millis(2400));
-        assert_eq!(c.limit.outlived(c.limit.doubt()), None, "no limit was known yet");
+        assert_eq!(c.limit.doubt(), Some(doubt));
+        assert_eq!(c.limit.outlived(doubt), None, "no limit was known yet");
+        assert_eq!(c.limit.doubt(), None);
         assert_eq!(c.close(3000, 5000), None, "the first again");
         assert_eq!(c.close(6000, 8000), Some(2000));
     }
@@ -286,7 +295,7 @@ mod tests {
         c.close(2000, 4000);
         assert_eq!(c.limit.outlived(Duration::from_millis(2499)), None);
         assert_eq!(c.limit.outlived(Duration::from_millis(2500)), Some(2 * SECOND));
-        assert_eq!((c.learned(), c.limit.doubt()), (None, Duration::from_nanos(NONE)));
+        assert_eq!((c.learned(), c.limit.doubt()), (None, None));
     }
 
     #[test]
@@ -295,7 +304,7 @@ mod tests {
         c.close(0, 30_000);
         c.close(30_000, 65_000);
         c.close(65_000, 105_000);
-        assert_eq!((c.learned(), c.limit.doubt()), (Some(30_000), 50 * SECOND));
+        assert_eq!((c.learned(), c.limit.doubt()), (Some(30_000), Some(50 * SECOND)));
     }
 
     #[test]
@@ -306,7 +315,7 @@ mod tests {
         assert_eq!([c.close(4000, 9000), c.close(9000, 14_000)], [None, None]);
         assert_eq!(c.learned(), Some(2000));
         assert_eq!([c.close(14_000, 15_000), c.close(15_000, 16_000)], [None, Some(1000)]);
-        assert_eq!((c.learned(), c.limit.doubt()), (Some(1000), Duration::from_millis(1250)));
+        assert_eq!((c.learned(), c.limit.doubt()), (Some(1000), Some(Duration::from_millis(1250))));
     }
 
     #[test]
