@@ -161,8 +161,8 @@ impl State {
     }
 
     fn doubt(&self) -> Option<Duration> {
-        let first = self.first.map(|first| first.doubt());
-        let limit = self.ages.map(|ages| ages.doubt());
+        let first = self.first.map(Close::doubt);
+        let limit = self.ages.map(Ages::doubt);
         first.into_iter().chain(limit).min()
     }
 
