@@ -5,6 +5,7 @@
 //! Under the lock the lock of an exchange may be taken, never the other way round; nobody is woken under it and
 //! no exchange dropped, which wakes a session: on another thread it would run into the lock.
 
+mod endpoint;
 mod retry;
 mod roster;
 mod seat;
@@ -21,10 +22,11 @@ use tokio::time::Instant;
 use crate::events::Rung;
 use crate::exchange::{Exchange, Ticket};
 use crate::protocol::Refusal;
+use endpoint::Endpoint;
+pub use endpoint::Verdict;
 use retry::Retries;
 pub use retry::Retry;
-pub use roster::Verdict;
-use roster::{Endpoint, Roster, Standing};
+use roster::{Roster, Standing};
 pub use seat::{Call, Connecting, Seat};
 use waiting::Waiting;
 

@@ -78,3 +78,66 @@ impl Retries {
 fn slot(second: u64) -> usize {
     usize::try_from(second % WINDOW as u64).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{events, exchange};
+
+    fn retries(per_thousand: u32) -> Retries {
+        Retries::new(Retry { attempts: 3, per_thousand })
+    }
+
+    fn allowed(retries: &mut Retries, now: Instant, tries: usize) -> usize {
+        (0..tries).filter(|_| retries.take(now)).count()
+    }
+
+    #[tokio::test]
+    async fn ten_a_second_are_always_allowed() {
+        let mut r = retries(0);
+        let start = Instant::now();
+        for second in 0..25 {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(allowed(&mut r, now, 50), 10, "second {second}");
+        }
+    }
+
+    #[tokio::test]
+    async fn beyond_that_it_is_a_share_of_the_last_ten_seconds() {
+        let mut r = retries(200);
+        let start = Instant::now();
+        (0..1000).for_each(|_| r.note_request(start));
+        assert_eq!(allowed(&mut r, start, 500), 200);
+        let later = start + Duration::from_secs(9);
+        assert_eq!(allowed(&mut r, later, 500), 10, "the share is used up");
+        // What was asked for and tried ten seconds ago counts no more.
+        let later = start + Duration::from_secs(10);
+        (0..100).for_each(|_| r.note_request(later));
+        assert_eq!(allowed(&mut r, later, 500), 10);
+        let much_later = start + Duration::from_secs(100_000);
+        (0..100).for_each(|_| r.note_request(much_later));
+        assert_eq!(allowed(&mut r, much_later, 500), 20);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_seems_to_go_back_does_no_harm() {
+        let mut r = retries(1000);
+        let now = Instant::now() + Duration::from_secs(50);
+        r.note_request(now);
+        r.note_request(now - Duration::from_secs(20));
+        assert_eq!(allowed(&mut r, now, 50), 10);
+    }
+
+    #[tokio::test]
+    async fn a_request_has_so_many_attempts() {
+        let mut r = retries(1000);
+        let now = Instant::now();
+        let events = Arc::new(events::Upstream::new("u"));
+        let request = exchange::tests::request(b"q");
+        let mut exchange = exchange::open(request, false, now, None, &events).0;
+        assert_eq!([(); 3].map(|()| r.allow(&mut exchange, now)), [true, true, false]);
+    }
+}

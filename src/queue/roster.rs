@@ -1,32 +1,19 @@
 //! The connections of a pool as the queue sees them, and the rule that picks one.
 //!
-//! The endpoint with the fewest in flight (ties rotate), but not one that is left out while another is better; within
-//! it the most recently used connection below `grow_at`, then the least loaded. A request in parts needs one with nothing in flight, which then takes
-//! nothing else until the request is whole. Plain data: the queue's lock is around it.
+//! The endpoint with the fewest in flight (ties rotate), but none that is left out while another is better; within
+//! it the most recently used connection below `grow_at`, then the least loaded. A request in parts needs one with
+//! nothing in flight, which then takes nothing else until the request is whole. Plain data: the queue's lock is
+//! around it.
 
 use std::collections::VecDeque;
 use std::task::Waker;
 
 use slab::Slab;
 
+use super::endpoint::{Endpoint, Verdict};
 use super::{EndpointDemand, Settings, Woken};
 use crate::events::CloseReason;
 use crate::exchange::Exchange;
-
-/// Failures in a row after which an endpoint gets one exchange at a time, as long as others are better. Where it is
-/// ejected sooner, that is as many.
-const PROBATION_AFTER: u32 = 3;
-
-/// How an exchange left a connection, as far as the endpoint's reputation goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The endpoint replied.
-    Replied,
-    /// It did not, and should have.
-    Failed,
-    /// Says nothing about the endpoint.
-    Neutral,
-}
 
 /// One connection's seat.
 #[derive(Debug)]
@@ -70,58 +57,6 @@ pub(super) enum Hold {
     CalledOff(CloseReason),
 }
 
-/// What is known of one endpoint.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Endpoint {
-    pub(super) in_flight: usize,
-    /// Connections that take new exchanges.
-    pub(super) open: usize,
-    pub(super) connecting: usize,
-    /// The last attempt to connect failed.
-    pub(super) unreachable: bool,
-    /// Probes find it well.
-    pub(super) healthy: bool,
-    /// It failed too often in a row.
-    pub(super) ejected: bool,
-    failures_in_a_row: u32,
-    probation_after: u32,
-}
-
-impl Endpoint {
-    fn new(eject_after: u32) -> Self {
-        let probation_after = PROBATION_AFTER.min(eject_after);
-        Self {
-            in_flight: 0,
-            open: 0,
-            connecting: 0,
-            unreachable: false,
-            healthy: true,
-            ejected: false,
-            failures_in_a_row: 0,
-            probation_after,
-        }
-    }
-
-    /// Whether its last replies all failed.
-    pub(super) fn is_failing(&self) -> bool {
-        self.failures_in_a_row >= self.probation_after
-    }
-
-    /// Whether it gets nothing while another one is better.
-    pub(super) fn is_left_out(&self) -> bool {
-        self.ejected || !self.healthy
-    }
-
-    /// Whether it has no connection, and nothing is known against it.
-    pub(super) fn is_new(&self) -> bool {
-        self.open == 0 && !self.unreachable && !self.is_left_out()
-    }
-
-    fn is_good(&self) -> bool {
-        self.open > 0 && !self.is_failing() && !self.is_left_out()
-    }
-}
-
 /// All seats of one pool.
 #[derive(Debug)]
 pub(super) struct Roster {
@@ -129,7 +64,6 @@ pub(super) struct Roster {
     pub(super) endpoints: Vec<Endpoint>,
     room: usize,
     grow_at: usize,
-    eject_after: u32,
     /// Connections that may still take a request in parts.
     uploads_left: usize,
     /// A busy connection that takes nothing more, so that it becomes free for a request in parts.
@@ -148,7 +82,6 @@ impl Roster {
             endpoints: vec![Endpoint::new(settings.eject_after); settings.endpoints],
             room: settings.room,
             grow_at: settings.grow_at,
-            eject_after: settings.eject_after,
             uploads_left: settings.max_uploads,
             reserved: None,
             turn: 0,
@@ -249,7 +182,7 @@ impl Roster {
         self.endpoints[endpoint].in_flight -= 1;
         let was_failing = self.endpoints[endpoint].is_failing();
         match verdict {
-            Verdict::Replied => self.endpoints[endpoint].failures_in_a_row = 0,
+            Verdict::Replied => self.endpoints[endpoint].replied(),
             Verdict::Failed => self.fail(endpoint),
             Verdict::Neutral => {}
         }
@@ -261,9 +194,7 @@ impl Roster {
 
     /// An endpoint did not reply. After too many failures in a row it is ejected, but never the last one.
     pub(super) fn fail(&mut self, endpoint: usize) {
-        let failing = &mut self.endpoints[endpoint];
-        failing.failures_in_a_row = failing.failures_in_a_row.saturating_add(1);
-        if failing.failures_in_a_row < self.eject_after || failing.ejected {
+        if !self.endpoints[endpoint].failed() {
             return;
         }
         let mut others = self.endpoints.iter().enumerate().filter(|(other, _)| *other != endpoint);
@@ -404,135 +335,4 @@ impl Member {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::queue::Retry;
-    use crate::{events, exchange};
-
-    fn roster(endpoints: usize, room: usize, grow_at: usize) -> Roster {
-        let (max_waiting, max_uploads, min_connections) = (8, 1, 0);
-        let (eject_after, retry) = (5, Retry { attempts: 2, per_thousand: 200 });
-        Roster::new(&Settings {
-            endpoints,
-            max_waiting,
-            room,
-            grow_at,
-            max_uploads,
-            min_connections,
-            eject_after,
-            retry,
-        })
-    }
-
-    fn exchange() -> Exchange {
-        let now = Instant::now();
-        let request = exchange::tests::request(b"q");
-        let events = Arc::new(events::Upstream::new("u"));
-        exchange::open(request, false, now, Some(now + Duration::from_secs(1)), &events).0
-    }
-
-    fn give(roster: &mut Roster) -> Option<usize> {
-        let key = roster.choose(false, None)?;
-        roster.give(key, exchange());
-        Some(key)
-    }
-
-    #[tokio::test]
-    async fn the_most_recently_used_connection_comes_first() {
-        let mut r = roster(1, 1, 1);
-        let (a, b) = (r.join(0), r.join(0));
-        assert_eq!(give(&mut r), Some(b), "the newest");
-        assert_eq!(give(&mut r), Some(a));
-        assert_eq!(give(&mut r), None);
-        r.done(a, Verdict::Replied);
-        assert_eq!(give(&mut r), Some(a));
-        r.done(a, Verdict::Replied);
-        r.done(b, Verdict::Replied);
-        assert_eq!(give(&mut r), Some(a), "used after b");
-    }
-
-    #[tokio::test]
-    async fn one_connection_fills_to_grow_at_and_then_the_least_loaded_wins() {
-        let mut r = roster(1, 128, 16);
-        let (a, b) = (r.join(0), r.join(0));
-        let first: Vec<_> = (0..16).filter_map(|_| give(&mut r)).collect();
-        assert_eq!(first, [b; 16]);
-        let second: Vec<_> = (0..16).filter_map(|_| give(&mut r)).collect();
-        assert_eq!(second, [a; 16]);
-        assert!(!r.is_crowded(a) && !r.is_crowded(b));
-        assert_eq!(r.overload(), 0);
-        let third = (give(&mut r), give(&mut r));
-        assert!(third == (Some(a), Some(b)) || third == (Some(b), Some(a)));
-        assert_eq!(r.overload(), 2);
-        assert!(r.is_crowded(a) && r.is_crowded(b));
-    }
-
-    #[tokio::test]
-    async fn endpoints_share_evenly_and_ties_rotate() {
-        let mut r = roster(3, 8, 1);
-        for endpoint in 0..3 {
-            r.join(endpoint);
-        }
-        let keys: Vec<_> = (0..6).filter_map(|_| give(&mut r)).collect();
-        let order: Vec<_> = keys.into_iter().map(|k| r.members[k].endpoint).collect();
-        assert_eq!(order, [0, 1, 2, 0, 1, 2]);
-        // One that keeps nothing in flight still does not get everything.
-        let mut r = roster(2, 1, 1);
-        r.join(0);
-        r.join(1);
-        let mut counts = [0; 2];
-        for _ in 0..10 {
-            let key = give(&mut r).unwrap();
-            counts[r.members[key].endpoint] += 1;
-            r.done(key, Verdict::Replied);
-        }
-        assert_eq!(counts, [5, 5]);
-    }
-
-    #[tokio::test]
-    async fn an_endpoint_that_only_fails_gets_one_at_a_time() {
-        let mut r = roster(2, 8, 8);
-        let (bad, good) = (r.join(0), r.join(1));
-        for _ in 0..PROBATION_AFTER {
-            r.give(bad, exchange());
-            r.done(bad, Verdict::Failed);
-        }
-        let given: Vec<_> = (0..8).filter_map(|_| give(&mut r)).collect();
-        assert_eq!(given.iter().filter(|k| **k == bad).count(), 1);
-        assert_eq!(given.iter().filter(|k| **k == good).count(), 7);
-        r.done(bad, Verdict::Replied);
-        assert_eq!(give(&mut r), Some(bad), "trusted again after one reply");
-        assert_eq!(give(&mut r), Some(bad));
-    }
-
-    #[tokio::test]
-    async fn the_last_endpoint_is_never_throttled() {
-        let mut r = roster(1, 8, 8);
-        let only = r.join(0);
-        for _ in 0..9 {
-            r.give(only, exchange());
-            r.done(only, Verdict::Failed);
-        }
-        assert_eq!((0..8).filter_map(|_| give(&mut r)).count(), 8);
-    }
-
-    #[tokio::test]
-    async fn who_retires_hands_back_what_it_has_not_taken() {
-        let mut r = roster(1, 4, 4);
-        let a = r.join(0);
-        give(&mut r);
-        give(&mut r);
-        let taken = r.members[a].inbox.pop_front();
-        assert_eq!(r.retire(a).len(), 1);
-        assert_eq!((r.members[a].in_flight, r.endpoints[0].in_flight, r.open()), (1, 1, 0));
-        assert_eq!(r.choose(false, None), None);
-        drop(taken);
-        assert!(r.leave(a).is_empty());
-        assert_eq!(r.endpoints[0].in_flight, 0);
-    }
-}
+mod tests;

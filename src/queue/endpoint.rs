@@ -1,0 +1,80 @@
+//! What is known of one endpoint: how busy it is, and how well.
+//!
+//! Plain data: the roster counts in it, and asks it.
+
+/// Failures in a row after which an endpoint gets one exchange at a time, as long as others are better. Where it is
+/// ejected sooner, that is as many.
+pub(super) const PROBATION_AFTER: u32 = 3;
+
+/// How an exchange left a connection, as far as the endpoint's reputation goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The endpoint replied.
+    Replied,
+    /// It did not, and should have.
+    Failed,
+    /// Says nothing about the endpoint.
+    Neutral,
+}
+
+/// What is known of one endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Endpoint {
+    pub(super) in_flight: usize,
+    /// Connections that take new exchanges.
+    pub(super) open: usize,
+    pub(super) connecting: usize,
+    /// The last attempt to connect failed.
+    pub(super) unreachable: bool,
+    /// Probes find it well.
+    pub(super) healthy: bool,
+    /// It failed too often in a row.
+    pub(super) ejected: bool,
+    failures_in_a_row: u32,
+    eject_after: u32,
+}
+
+impl Endpoint {
+    pub(super) fn new(eject_after: u32) -> Self {
+        Self {
+            in_flight: 0,
+            open: 0,
+            connecting: 0,
+            unreachable: false,
+            healthy: true,
+            ejected: false,
+            failures_in_a_row: 0,
+            eject_after,
+        }
+    }
+
+    /// It replied.
+    pub(super) fn replied(&mut self) {
+        self.failures_in_a_row = 0;
+    }
+
+    /// It did not, and should have. True if that is one failure too many.
+    pub(super) fn failed(&mut self) -> bool {
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        self.failures_in_a_row >= self.eject_after && !self.ejected
+    }
+
+    /// Whether its last replies all failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures_in_a_row >= PROBATION_AFTER.min(self.eject_after)
+    }
+
+    /// Whether it gets nothing while another one is better.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.ejected || !self.healthy
+    }
+
+    /// Whether it has no connection, and nothing is known against it.
+    pub(super) fn is_new(&self) -> bool {
+        self.open == 0 && !self.unreachable && !self.is_left_out()
+    }
+
+    pub(super) fn is_good(&self) -> bool {
+        self.open > 0 && !self.is_failing() && !self.is_left_out()
+    }
+}
