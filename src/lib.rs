@@ -46,8 +46,8 @@
 //! of its own, so a task never moves: a session runs on the worker that accepted it, keeper and connections of an
 //! upstream on its home; upstreams have their homes in turn. All workers accept from the same listening sockets.
 //!
-//! Locks are taken in this order: queue, exchange, pipe of [parts](wire::parts). The lists of idle clients, idle limits, semaphores and
-//! rate limits are leaves. None is held across an await; nobody is woken, and nothing that wakes is dropped,
+//! Locks are taken in this order: queue, exchange, pipe of [parts](wire::parts). The lists of idle clients, idle
+//! limits, semaphores and rate limits are leaves. None is held across an await; nobody is woken, and nothing that wakes is dropped,
 //! under queue or exchange. What must not come apart happens under one lock: a state and the waker for it; the end
 //! of an exchange and its place in the queue; the last part of a message and its end.
 //!
@@ -59,7 +59,8 @@
 //!
 //! * A reply never reaches another client: only a connection touches its socket, an entry in flight leaves
 //!   with its own reply or with the connection, and bytes that answer nothing close the connection.
-//! * A request never runs twice: an exchange that a connection has begun to write is never given to another.
+//! * A request never runs twice unasked: an exchange that a connection has begun to write is given to another only
+//!   if its method is marked, and no byte of its reply was seen.
 //! * A message cut short never looks whole: the one who reads it sees a reset.
 //! * Nothing is lost silently: an exchange ends once, and dropping it unfinished is an end too.
 //! * The cap is hard: a socket holds its permit until it is closed.
