@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// A request that comes while a reply is owed is a violation.
     #[arg(long)]
     pub(crate) exclusive: bool,
+    /// Whatever a request asks for, it only gets its reply.
+    #[arg(long)]
+    pub(crate) sound: bool,
     /// serve, close, reset, hang, or greet:TEXT.
     #[arg(long, default_value = "serve")]
     on_connect: String,
