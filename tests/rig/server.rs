@@ -21,6 +21,7 @@ use crate::socket::{Listener, Stream};
 use crate::verb::{End, Verb};
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Options {
     /// HOST:PORT or unix:PATH.
     #[arg(long, default_value = "127.0.0.1:0")]
