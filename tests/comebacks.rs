@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use common::{Crowd, Daemon, End, Endpoint, Plan, Protocol, becomes, in_protocol, sampling};
 
-/// Fewer than connections: the first endpoint that is back leaves room for the other one.
-const CLIENTS: usize = 6;
+/// As many as connections: the first endpoint that is back may have them all.
+const CLIENTS: usize = 8;
 const CONNECTIONS: u64 = 8;
 const CONNECTING: u64 = 2;
 /// Requests that are refused while nobody is there.
@@ -72,7 +72,8 @@ fn all_die_and_come_back(p: &Protocol) {
     let calls = crowd.finish();
     assert!(calls.iter().all(|call| call.end != End::Closed), "closed without a word");
     let accepted = endpoints.each_mut().map(|endpoint| endpoint.server().count("accepted"));
-    assert!(accepted.iter().sum::<u64>() <= CONNECTIONS, "{accepted:?} connections on the return");
+    // The cap, and one that made room for the endpoint that was later.
+    assert!(accepted.iter().sum::<u64>() <= CONNECTIONS + 1, "{accepted:?} connections on the return");
     for endpoint in &mut endpoints {
         assert!(endpoint.server().count("requests") > 0, "a share for both");
         endpoint.server().assert_no_violation();

@@ -1,7 +1,7 @@
 //! Failures that others had, each as a named test, for every protocol and mode they can happen in.
 //!
 //! The numbers are those of the reliability design: what a client, a server or the system does wrong, and
-//! what must not come of it. Item 9 has a file of its own (`idle_limit.rs`), 10 is shown in paused time, 8 needs a
+//! what must not come of it. Items 9 and 10 have files of their own (`idle_limit.rs`, `comebacks.rs`), 8 needs a
 //! network of its own (`peers.rs`), 11 is a unit test.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 

@@ -14,8 +14,8 @@ use common::{
 };
 use rustix::process::Signal;
 
-/// Each has one request outstanding. The pool has room for more connections.
-const CLIENTS: usize = 6;
+/// Each has one request outstanding. Where a connection has one at a time, the good endpoint may have them all.
+const CLIENTS: usize = 10;
 const CONNECTIONS: usize = 8;
 const EJECT_AFTER: usize = 3;
 /// Requests that show that an endpoint serves.

@@ -35,8 +35,8 @@ fn asking(plan: Plan, p: &Protocol, expect: impl FnOnce(&[u8]) -> Vec<u8>) -> Pl
     let asked = Asked::new(p.wire, "probe", 0);
     let reply = p.wire.encode(&asked.reply);
     let bytes = |bytes: &[u8]| {
-        let digits = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        format!("\"hex:{digits}\"")
+        let digits = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
+        format!("\"hex:{}\"", digits.concat())
     };
     let (send, expect) = (bytes(&asked.bytes), bytes(&expect(&reply)));
     plan.set("health.probe", &format!("{{ send = {send}, expect = {expect} }}"))

@@ -267,7 +267,13 @@ impl Daemon {
 
     /// Its sockets towards this upstream address, connecting ones included.
     pub(crate) fn upstream_sockets(&self, address: &str) -> usize {
-        kernel::sockets_of(self.pid(), kernel::port(address))
+        self.sockets_towards(&[address])
+    }
+
+    /// The same, for several of them at the same moment.
+    pub(crate) fn sockets_towards(&self, addresses: &[&str]) -> usize {
+        let ports = addresses.iter().map(|address| kernel::port(address)).collect::<Vec<_>>();
+        kernel::sockets_of(self.pid(), &ports)
     }
 
     /// The most memory it had at a time so far, in bytes, as the kernel counts it.

@@ -9,6 +9,7 @@ use super::{Folder, Protocol, Server};
 pub(crate) struct Endpoint {
     protocol: Protocol,
     pub(crate) address: String,
+    options: &'static [&'static str],
     folder: Folder,
     server: Option<Server>,
 }
@@ -16,10 +17,19 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// One that serves.
     pub(crate) fn new(protocol: Protocol) -> Self {
+        Self::with(protocol, &[])
+    }
+
+    /// One that obeys nobody: every request gets its reply.
+    pub(crate) fn sound(protocol: Protocol) -> Self {
+        Self::with(protocol, &["--sound"])
+    }
+
+    fn with(protocol: Protocol, options: &'static [&'static str]) -> Self {
         // A host of its own: nobody else takes the port while nobody listens.
         let [a, b, c] = [(); 3].map(|()| fastrand::u8(1..=254));
         let address = format!("127.{a}.{b}.{c}:0");
-        let mut this = Self { protocol, address, folder: Folder::new(), server: None };
+        let mut this = Self { protocol, address, options, folder: Folder::new(), server: None };
         this.serve();
         this
     }
@@ -27,7 +37,7 @@ impl Endpoint {
     /// Starts the server; it listens from now on.
     pub(crate) fn serve(&mut self) {
         let journal = self.journal_path();
-        let more = ["--journal", journal.to_str().unwrap()];
+        let more = [&["--journal", journal.to_str().unwrap()], self.options].concat();
         let server = Server::for_mode_with(&self.address, self.protocol.wire, self.protocol.mode, &more);
         self.address.clone_from(&server.address);
         self.server = Some(server);

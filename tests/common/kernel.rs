@@ -40,8 +40,8 @@ pub(crate) fn time_wait(port: u16) -> usize {
     tcp().iter().filter(|s| s.state == TIME_WAIT && (s.local == port || s.remote == port)).count()
 }
 
-/// Sockets that a process holds towards a port.
-pub(crate) fn sockets_of(pid: u32, port: u16) -> usize {
+/// Sockets that a process holds towards any of these ports.
+pub(crate) fn sockets_of(pid: u32, ports: &[u16]) -> usize {
     let Ok(folder) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
     let inodes = folder
         .filter_map(|entry| {
@@ -50,7 +50,7 @@ pub(crate) fn sockets_of(pid: u32, port: u16) -> usize {
         })
         .collect::<HashSet<_>>();
     // A table that changes while it is read may list a socket twice.
-    let held = tcp().into_iter().filter(|socket| socket.remote == port).map(|socket| socket.inode);
+    let held = tcp().into_iter().filter(|socket| ports.contains(&socket.remote)).map(|socket| socket.inode);
     held.filter(|inode| inodes.contains(inode)).collect::<HashSet<_>>().len()
 }
 

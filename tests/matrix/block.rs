@@ -11,9 +11,58 @@ use crate::fault::{Event, Fault, May};
 use crate::oracle::Rest;
 use crate::upstream::Upstream;
 
+/// What beside the fault makes a difference to what may come of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// One endpoint, and nothing runs twice.
+    Plain,
+    /// One endpoint, and everything may run so many times.
+    Idempotent,
+    /// Two endpoints, of which one has the fault.
+    Beside,
+}
+
+impl Variant {
+    pub(crate) const ATTEMPTS: u32 = 3;
+
+    /// How often a request may run.
+    fn runs(self) -> u32 {
+        if self == Self::Idempotent { Self::ATTEMPTS } else { 1 }
+    }
+
+    fn settings(self, fault: &Fault) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Plain => Vec::new(),
+            Self::Idempotent => vec![
+                ("retry.attempts", Self::ATTEMPTS.to_string()),
+                ("retry.idempotent", "[\"*\"]".into()),
+                ("retry.budget", "1".into()),
+            ],
+            Self::Beside => {
+                let mut set =
+                    vec![("health.interval", "\"0s\"".into()), ("health.eject_for", "\"300ms\"".into())];
+                if matches!(fault.event, Event::Idle(_)) {
+                    set.push(("pool.idle_timeout", "\"10s\"".into()));
+                }
+                if fault.is_awaited_in_vain {
+                    // Whoever waits behind the fault is not to be late because of that.
+                    set.push(("timeouts.request", "\"1s\"".into()));
+                }
+                set
+            }
+        }
+    }
+
+    /// What may come of a request, given what may come of it where nothing is tried again.
+    fn relax(self, may: May) -> May {
+        if self == Self::Plain || may == May::Reply { may } else { May::Either }
+    }
+}
+
 /// How a block is run.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
+    pub(crate) variant: Variant,
     /// Cells that happen at the same time.
     pub(crate) width: usize,
     /// Threads of the daemon.
@@ -29,8 +78,8 @@ pub(crate) struct Shape {
 
 impl Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { width, workers, settings, load, .. } = self;
-        write!(f, "in waves of {width}, workers {workers}, {settings:?}, load {load:?}")
+        let Self { variant, width, workers, settings, load, .. } = self;
+        write!(f, "{variant:?}, in waves of {width}, workers {workers}, {settings:?}, load {load:?}")
     }
 }
 
@@ -61,7 +110,8 @@ fn short(protocol: &Protocol, fault: &Fault, place: usize) -> Asked {
 
 impl Block {
     pub(crate) fn new(protocol: Protocol, fault: Fault, shape: Shape) -> Self {
-        let upstream = Upstream::new(protocol);
+        let variant = shape.variant;
+        let upstream = Upstream::new(protocol, variant == Variant::Beside);
         let connections = match () {
             () if fault.is_slow() => 32,
             () if protocol.is_exclusive() => 16,
@@ -69,7 +119,8 @@ impl Block {
         };
         let (message, memory) = if fault.size > 0 { ("16MiB", "64MiB") } else { ("64KiB", "1MiB") };
         let mut plan = protocol
-            .plan(&upstream.address)
+            .plan(upstream.addresses()[0])
+            .endpoints(&upstream.addresses())
             .level("info")
             .workers(shape.workers)
             .global("limits.max_clients", "512")
@@ -87,12 +138,16 @@ impl Block {
         if fault.is_slow() && !protocol.is_exclusive() {
             set.push(("pool.max_in_flight", "2".into()));
         }
-        set.retain(|(key, _)| shape.settings.iter().all(|(other, _)| key != other));
-        for (key, value) in set.iter().chain(&shape.settings) {
-            plan = plan.set(key, value);
+        // What comes later counts.
+        set.extend(shape.settings.iter().cloned());
+        set.extend(variant.settings(&fault));
+        for (at, (key, value)) in set.iter().enumerate() {
+            if set[at + 1..].iter().all(|(other, _)| key != other) {
+                plan = plan.set(key, value);
+            }
         }
         let daemon = plan.start_ready();
-        let rest = Rest::of(&daemon, &upstream.address);
+        let rest = Rest::of(&daemon, &upstream, variant.runs());
         let reply = protocol.wire.encode(&short(&protocol, &fault, 0).reply).len();
         let (turn, tally) = (shape.first_place, Tally::default());
         Self { protocol, fault, shape, upstream, daemon, rest, reply, turn, tally }
@@ -104,13 +159,13 @@ impl Block {
         for wave in cells.chunks(self.shape.width) {
             self.wave(wave);
         }
-        if self.fault.has_places() {
+        if self.fault.has_places() && self.shape.variant == Variant::Plain {
             self.every_place();
         }
         let loaded = self.shape.load.is_some();
         self.rest.judge(&mut self.daemon, &mut self.upstream, &mut self.tally, loaded);
         let is_asked_for = self.fault.event == Event::Asked;
-        assert!(self.tally.met > 0 || !is_asked_for, "the server was never asked for its fault");
+        assert!(self.tally.met > 0 || !is_asked_for, "no server was ever asked for the fault");
         self.tally
     }
 
@@ -125,7 +180,7 @@ impl Block {
             guests.push((stays, *cell, self.leave(*cell)));
         }
         self.upstream.strike(self.fault.event);
-        self.rest.sample(&self.daemon);
+        self.rest.sample(&self.daemon, &self.upstream);
         for (stays, cell, leaves) in guests {
             stays.finish(&mut self.tally);
             if let Some(leaves) = leaves {
@@ -157,6 +212,7 @@ impl Block {
         } else {
             (self.protocol.request("echo"), self.fault.beside(&self.protocol))
         };
+        let may = self.shape.variant.relax(may);
         Guest::stay(self.protocol, &self.daemon.address, asked, may, &mut self.tally)
     }
 
@@ -168,6 +224,7 @@ impl Block {
         } else {
             self.fault.asked(place, self.reply, &self.protocol)
         };
+        let may = self.shape.variant.relax(may);
         cell.begin(self.protocol, &self.daemon.address, asked, may, &mut self.tally)
     }
 

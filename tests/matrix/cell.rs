@@ -50,10 +50,11 @@ pub(crate) struct Tally {
     /// Requests that warmline has read whole, and those that it may not have seen because of a reset.
     pub(crate) whole: u64,
     pub(crate) reset: u64,
-    /// Nonces of requests that were never whole, of those that got their reply, and of those that stayed and
-    /// asked for the fault.
+    /// Nonces of requests that were never whole, of those that got their reply or a refusal, and of those that
+    /// stayed and asked for the fault.
     pub(crate) cut: Vec<u128>,
     pub(crate) replied: Vec<u128>,
+    pub(crate) refused: Vec<u128>,
     pub(crate) asked: Vec<u128>,
     /// How many of these reached the server.
     pub(crate) met: u64,
@@ -113,6 +114,7 @@ impl Guest {
             assert!(refused, "{verb} got {answer:?}\ninstead of {:?}", self.asked.reply);
             assert_ne!(self.may, May::Reply, "no reply to {verb}");
             tally.refusals += 1;
+            tally.refused.push(self.asked.request.nonce);
         }
         // Already closed, if that was the answer or the client has closed its half before.
         let _ = self.client.stream.shutdown(std::net::Shutdown::Write);

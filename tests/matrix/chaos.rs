@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use serde_json::json;
 
-use crate::block::{Shape, all_cells};
+use crate::block::{Shape, Variant, all_cells};
 use crate::cell::Tally;
 use crate::common::{PROTOCOLS, Protocol};
 use crate::fault::{Event, FAULTS, Fault};
@@ -97,6 +97,7 @@ fn draw(seed: u64, number: u64) -> Job {
     // What is slow is slow on one connection, too.
     cells.truncate(if fault.is_slow() { 12 } else { rng.usize(16..=256) });
     let shape = Shape {
+        variant: [Variant::Plain, Variant::Plain, Variant::Idempotent, Variant::Beside][rng.usize(..4)],
         width: rng.usize(1..=96),
         workers: [1, 2, 2, 4][rng.usize(..4)],
         settings: settings(&mut rng, &protocol, &fault),

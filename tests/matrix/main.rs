@@ -18,7 +18,7 @@ use std::io::Write as _;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use block::{Block, Shape, all_cells};
+use block::{Block, Shape, Variant, all_cells};
 use cell::Tally;
 use common::{PROTOCOLS, Protocol};
 use fault::{Event, FAULTS, Fault};
@@ -81,24 +81,39 @@ fn run(Job { name, protocol, fault, shape }: Job) -> Option<Tally> {
 /// All blocks, in turns with one thread and with two; those that take longest begin.
 fn matrix() -> Vec<Job> {
     let all = FAULTS.iter().flat_map(|fault| PROTOCOLS.iter().map(move |protocol| (*protocol, *fault)));
-    let job = |(number, (protocol, fault)): (usize, (Protocol, Fault))| Job {
-        name: format!("{} × {}", protocol.name, fault.name),
-        protocol,
-        fault,
+    let fitting = all.filter(|(protocol, fault)| fault.fits(protocol)).collect::<Vec<_>>();
+    let mut jobs = blocks(&fitting, Variant::Plain, 1);
+    // A part of them with retries, another part with a second endpoint.
+    let part = |first| fitting.iter().skip(first).step_by(2).copied().collect::<Vec<_>>();
+    jobs.extend(blocks(&part(0), Variant::Idempotent, 5));
+    jobs.extend(blocks(&part(1), Variant::Beside, 5));
+    jobs.sort_by_key(|job| !job.fault.hangs() && !job.fault.is_slow());
+    jobs
+}
+
+/// A block for each of these, with one of so many cells.
+fn blocks(of: &[(Protocol, Fault)], variant: Variant, step: usize) -> Vec<Job> {
+    let suffix = match variant {
+        Variant::Plain => "",
+        Variant::Idempotent => ", retried",
+        Variant::Beside => ", beside a good one",
+    };
+    let job = |(number, (protocol, fault)): (usize, &(Protocol, Fault))| Job {
+        name: format!("{} × {}{suffix}", protocol.name, fault.name),
+        protocol: *protocol,
+        fault: *fault,
         shape: Shape {
+            variant,
             workers: 1 + number % 2,
             // What happens to the whole server costs more time than clients do.
             width: if fault.event == Event::Asked { 64 } else { 128 },
             settings: Vec::new(),
             load: None,
-            cells: all_cells(&protocol, &fault),
+            cells: all_cells(protocol, fault).into_iter().step_by(step).collect(),
             first_place: 0,
         },
     };
-    let fitting = all.filter(|(protocol, fault)| fault.fits(protocol));
-    let mut jobs = fitting.enumerate().map(job).collect::<Vec<_>>();
-    jobs.sort_by_key(|job| !job.fault.hangs() && !job.fault.is_slow());
-    jobs
+    of.iter().enumerate().map(job).collect()
 }
 
 fn with_commas(number: u64) -> String {

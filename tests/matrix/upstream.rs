@@ -9,15 +9,14 @@ use std::time::Duration;
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
-use crate::common::{Daemon, Folder, Protocol, Server, becomes};
+use crate::common::{Daemon, Endpoint, Protocol, Server, becomes};
 use crate::fault::Event;
 
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    protocol: Protocol,
-    pub(crate) address: String,
-    folder: Folder,
-    server: Option<Server>,
+    faulty: Endpoint,
+    /// Where there are two, the one without faults.
+    pub(crate) good: Option<Endpoint>,
     /// Stands in for the server, its accept queue full.
     hole: Option<(Socket, Vec<TcpStream>)>,
     /// Connections that were broken while idle.
@@ -25,33 +24,36 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(protocol: Protocol) -> Self {
-        // An address of its own: no client's port can take its place while nobody listens.
-        let address = "127.0.0.2:0".to_owned();
-        let mut this = Self { protocol, address, folder: Folder::new(), server: None, hole: None, strays: 0 };
-        this.serve();
-        this
+    pub(crate) fn new(protocol: Protocol, with_good: bool) -> Self {
+        let good = with_good.then(|| Endpoint::sound(protocol));
+        Self { faulty: Endpoint::new(protocol), good, hole: None, strays: 0 }
     }
 
-    fn serve(&mut self) {
-        let journal = self.folder.path().join("journal");
-        let more = ["--journal", journal.to_str().unwrap()];
-        let server = Server::for_mode_with(&self.address, self.protocol.wire, self.protocol.mode, &more);
-        self.address.clone_from(&server.address);
-        self.server = Some(server);
+    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        [&self.faulty].into_iter().chain(&self.good)
     }
 
-    pub(crate) fn server(&mut self) -> &mut Server {
-        self.server.as_mut().expect("a server outside of faults")
+    pub(crate) fn addresses(&self) -> Vec<&str> {
+        self.endpoints().map(|endpoint| &*endpoint.address).collect()
     }
 
-    fn end(&mut self) {
-        self.server().assert_no_violation();
-        self.server = None;
+    fn server(&mut self) -> &mut Server {
+        self.faulty.server()
+    }
+
+    /// A number of the ledgers.
+    pub(crate) fn count(&mut self, name: &str) -> u64 {
+        let good = self.good.as_mut().map_or(0, |good| good.server().count(name));
+        self.server().count(name) + good
+    }
+
+    /// The sockets of a daemon towards it.
+    pub(crate) fn sockets_of(&self, daemon: &Daemon) -> usize {
+        daemon.sockets_towards(&self.addresses())
     }
 
     fn dig_hole(&mut self) {
-        let address = self.address.parse::<SocketAddr>().unwrap();
+        let address = self.faulty.address.parse::<SocketAddr>().unwrap();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.bind(&address.into()).unwrap();
@@ -65,9 +67,9 @@ impl Upstream {
     /// The fault begins, if it is there before the requests.
     pub(crate) fn arm(&mut self, event: Event) {
         match event {
-            Event::Refuse => self.end(),
+            Event::Refuse => self.faulty.kill(),
             Event::HangOnConnect => {
-                self.end();
+                self.faulty.kill();
                 self.dig_hole();
             }
             Event::OnConnect(how) => {
@@ -82,10 +84,10 @@ impl Upstream {
     /// The fault happens in the middle of the requests.
     pub(crate) fn strike(&mut self, event: Event) {
         if matches!(event, Event::Kill | Event::Restart) {
-            self.end();
+            self.faulty.kill();
         }
         if event == Event::Restart {
-            self.serve();
+            self.faulty.serve();
         }
     }
 
@@ -97,7 +99,7 @@ impl Upstream {
                     // A process that another thread starts right now may hold a copy of the socket.
                     socket.shutdown(Shutdown::Both).unwrap();
                 }
-                self.serve();
+                self.faulty.serve();
             }
             Event::OnConnect(_) => {
                 self.server().ask("on-connect serve");
@@ -114,12 +116,11 @@ impl Upstream {
         }
     }
 
-    /// How often each nonce came, over all its lives.
+    /// How often each nonce came, over all lives.
     pub(crate) fn journal(&self) -> HashMap<u128, u32> {
-        let text = std::fs::read_to_string(self.folder.path().join("journal")).unwrap_or_default();
         let mut seen = HashMap::new();
-        for line in text.lines() {
-            *seen.entry(u128::from_str_radix(line, 16).unwrap()).or_default() += 1;
+        for (nonce, count) in self.endpoints().flat_map(Endpoint::journal) {
+            *seen.entry(nonce).or_default() += count;
         }
         seen
     }

@@ -149,6 +149,9 @@ impl Conversation<'_> {
         }
         let payload = request.reply(&message.payload);
         let reply = Message { flags: 0, id: message.id, payload };
+        if self.rig.options.sound {
+            return self.answer(Verb::Echo, reply);
+        }
         match request.verb.parse().map_err(Fault::Violation)? {
             Verb::Echo | Verb::Probe => self.answer(self.rig.take_fault(), reply),
             verb => self.answer(verb, reply),
@@ -252,7 +255,7 @@ impl Conversation<'_> {
     /// Replies to a request that asks for it before it is whole.
     fn answer_early(&mut self) -> Result<(), Fault> {
         let header = self.wire.header();
-        if self.answered_early || self.input.len() < header + WORDS {
+        if self.answered_early || self.rig.options.sound || self.input.len() < header + WORDS {
             return Ok(());
         }
         let Some(request) = Request::parse(&self.input[header..]) else { return Ok(()) };

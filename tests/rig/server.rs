@@ -21,6 +21,7 @@ use crate::socket::{Listener, Stream};
 use crate::verb::{End, Verb};
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Options {
     /// HOST:PORT or unix:PATH.
     #[arg(long, default_value = "127.0.0.1:0")]
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// A request that comes while a reply is owed is a violation.
     #[arg(long)]
     pub(crate) exclusive: bool,
+    /// Whatever a request asks for, it only gets its reply.
+    #[arg(long)]
+    pub(crate) sound: bool,
     /// serve, close, reset, hang, or greet:TEXT.
     #[arg(long, default_value = "serve")]
     on_connect: String,

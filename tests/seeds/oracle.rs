@@ -13,6 +13,8 @@ use crate::trace::{Trace, Who};
 #[derive(Clone, Debug)]
 pub(crate) struct Oracle {
     pub(crate) trace: Trace,
+    /// How often a request that expects a reply may run.
+    runs: u32,
     state: Arc<Mutex<State>>,
 }
 
@@ -61,8 +63,8 @@ impl Drop for Dialling {
 }
 
 impl Oracle {
-    pub(crate) fn new(trace: Trace) -> Self {
-        Self { trace, state: Arc::default() }
+    pub(crate) fn new(trace: Trace, runs: u32) -> Self {
+        Self { trace, runs, state: Arc::default() }
     }
 
     pub(crate) fn fault(&self, who: Who, what: fmt::Arguments<'_>) {
@@ -96,7 +98,8 @@ impl Oracle {
             Some(known) => {
                 known.seen += 1;
                 oneway = known.oneway;
-                (known.seen > 1).then_some("a request that ran before")
+                let most = if oneway { 1 } else { self.runs };
+                (known.seen > most).then_some("a request that ran too often")
             }
         };
         state.tally.oneways += u64::from(oneway);

@@ -44,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) weather: Vec<Vec<(Duration, Weather)>>,
     /// How likely it is that a server's connection, and each of its replies, go wrong; in percent.
     pub(crate) mischief: (u8, u8),
+    /// When servers close an idle connection, if all of them do.
+    pub(crate) idle_limit: Option<Duration>,
     /// Whether replies that hang come when the faults end.
     pub(crate) wakes: bool,
     /// When the faults end.
@@ -128,6 +130,7 @@ impl Plan {
             session.max_buffered = IN_PARTS;
         }
         let mischief = pick(rng, &[(0, 0), (15, 5), (40, 10), (70, 25)]);
+        let idle_limit = (mischief.0 > 0 && chance(rng, 25)).then(|| millis(rng, 150, 1_500));
         let calm = millis(rng, 3_000, 15_000);
         let weather = pool.endpoints.iter().map(|_| weather(rng, mischief.0, calm)).collect();
         let clients = (0..rng.usize(2..14)).map(|n| clients::draw(rng, n, dialect, fillings, calm)).collect();
@@ -145,6 +148,7 @@ impl Plan {
             sizes: fillings,
             weather,
             mischief,
+            idle_limit,
             wakes,
             calm,
             drain,
@@ -156,6 +160,11 @@ impl Plan {
     /// Whether large messages travel in parts.
     pub(crate) fn in_parts(&self) -> bool {
         self.session.max_buffered == IN_PARTS
+    }
+
+    /// How often a request may run.
+    pub(crate) fn runs(&self) -> u32 {
+        if self.pool.connection.idempotent == Idempotent::All { self.pool.retry.attempts } else { 1 }
     }
 
     /// Whether servers do nothing wrong.
@@ -204,16 +213,8 @@ fn pool_settings(rng: &mut Rng, mode: Mode) -> pool::Settings {
         max_waiting: pick(rng, &[1, 3, 20, 1000]),
         acquire_timeout: millis(rng, 200, 4_000),
         request_timeout,
-        health: health::Settings {
-            probe: Probe::Connect,
-            interval: None,
-            timeout: Duration::from_secs(1),
-            unhealthy_after: 3,
-            healthy_after: 1,
-            eject_after: 5,
-            eject_for: Duration::from_secs(1),
-        },
-        retry: Retry { attempts: 2, per_thousand: 200 },
+        health: health(rng),
+        retry: Retry { attempts: rng.u32(1..=4), per_thousand: pick(rng, &[0, 200, 1000]) },
         connection: connection::Settings {
             connect_timeout: millis(rng, 100, 1_000),
             stall,
@@ -222,11 +223,24 @@ fn pool_settings(rng: &mut Rng, mode: Mode) -> pool::Settings {
             max_requests: pick(rng, &[0, 0, 0, 1, 2, 7]),
             max_buffered: WHOLE,
             max_reply_buffered: REPLY_BUFFERED,
-            idempotent: Idempotent::None,
+            idempotent: if chance(rng, 30) { Idempotent::All } else { Idempotent::None },
             preamble: spoken_to
                 .then(|| Preamble { expect: Bytes::from_static(expect), send: Bytes::from_static(send) }),
             tuning: Tuning { nodelay: true, keepalive: None, user_timeout: None, source: None },
         },
+    }
+}
+
+fn health(rng: &mut Rng) -> health::Settings {
+    let interval = chance(rng, 60).then(|| millis(rng, 200, 5_000));
+    health::Settings {
+        probe: Probe::Connect,
+        interval,
+        timeout: interval.unwrap_or(Duration::from_secs(1)),
+        unhealthy_after: rng.u32(1..=3),
+        healthy_after: rng.u32(1..=2),
+        eject_after: rng.u32(1..=6),
+        eject_for: millis(rng, 100, 2_000),
     }
 }
 

@@ -107,15 +107,17 @@ impl Server {
         let is_calm = Instant::now() >= calm;
         let fate = match rude {
             true if !is_calm => Fate::Rude(rng.bool()),
-            _ if is_calm || !chance(&mut rng, plan.mischief.0) => Fate::Good,
-            _ => fate(&mut rng, plan.dialect),
+            _ if is_calm => Fate::Good,
+            _ if chance(&mut rng, plan.mischief.0) => fate(&mut rng, plan.dialect),
+            _ if plan.idle_limit.is_some() => Fate::IdleLimit,
+            _ => Fate::Good,
         };
         let who = Who::Server(n);
         oracle.trace.note(who, format_args!("connected: {fate:?}"));
         Self {
             who,
             wire,
-            strikes: Instant::now() + millis(&mut rng, 0, 4_000),
+            strikes: Instant::now() + plan.idle_limit.unwrap_or_else(|| millis(&mut rng, 0, 4_000)),
             greeted: plan.pool.connection.preamble.is_none(),
             rng,
             plan,
@@ -165,7 +167,7 @@ impl Server {
                     self.read += count;
                     self.input.extend_from_slice(&buffer[..count]);
                     if self.fate == Fate::IdleLimit {
-                        self.strikes = Instant::now() + millis(&mut self.rng, 100, 3_000);
+                        self.rest();
                     }
                     self.digest();
                 }
@@ -199,8 +201,17 @@ impl Server {
             let due = self.due.remove(at);
             self.oracle.replied(due.nonce);
             self.write(&due.bytes).await?;
+            if self.fate == Fate::IdleLimit {
+                self.rest();
+            }
         }
         Ok(())
+    }
+
+    /// What follows is idleness.
+    fn rest(&mut self) {
+        let limit = self.plan.idle_limit.unwrap_or_else(|| millis(&mut self.rng, 100, 3_000));
+        self.strikes = Instant::now() + limit;
     }
 
     fn calm_down(&mut self) {
@@ -244,7 +255,7 @@ impl Server {
             Fate::Closing => {
                 self.write(&dialect.encode(CLOSING, 0, b"")).await?;
                 self.fate = Fate::IdleLimit;
-                self.strikes = Instant::now() + millis(&mut self.rng, 100, 3_000);
+                self.rest();
             }
             Fate::Heartbeats => {
                 let id = self.rng.u64(0..=dialect.last_id());
@@ -252,7 +263,7 @@ impl Server {
                 self.strikes = Instant::now() + millis(&mut self.rng, 50, 2_000);
             }
             Fate::IdleLimit if self.due.is_empty() => return Err(Fall::Close),
-            Fate::IdleLimit => self.strikes = Instant::now() + millis(&mut self.rng, 100, 3_000),
+            Fate::IdleLimit => self.rest(),
             _ => {}
         }
         Ok(())
