@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -174,7 +175,7 @@ impl Keeper {
             let it = &demand.endpoints[*e];
             it.is_untouched() && ((self.touched && !it.left_out) || self.without_room[*e])
         };
-        let wanted: Vec<_> = (0..self.names.len()).filter(wanted).collect();
+        let wanted: SmallVec<[usize; 4]> = (0..self.names.len()).filter(wanted).collect();
         let found = wanted.iter().copied().find(|e| self.backoff[*e].is_over(now));
         self.touched &= wanted.len() > usize::from(found.is_some());
         (found, wanted.into_iter().filter_map(|e| self.backoff[e].until).filter(|until| *until > now).min())

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -104,7 +105,7 @@ pub struct Demand {
     /// Exchanges that no connection has, or that are above `grow_at` on theirs.
     pub wanting: usize,
     /// The endpoints by index.
-    pub endpoints: Vec<EndpointDemand>,
+    pub endpoints: EndpointDemands,
     /// Connections that take new exchanges.
     pub open: usize,
     /// Sockets being opened.
@@ -114,6 +115,9 @@ pub struct Demand {
     /// Nothing is open, and pushes are refused.
     pub down: bool,
 }
+
+/// What the keeper needs to know of each endpoint, by index: mostly there are few.
+pub type EndpointDemands = SmallVec<[EndpointDemand; 4]>;
 
 /// What the keeper needs to know of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,7 +322,7 @@ impl Queue {
     }
 
     /// What the keeper needs to know of the endpoints.
-    pub fn endpoints(&self) -> Vec<EndpointDemand> {
+    pub fn endpoints(&self) -> EndpointDemands {
         self.inner().roster.demands()
     }
 

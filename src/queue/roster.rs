@@ -11,7 +11,7 @@ use std::task::Waker;
 use slab::Slab;
 
 use super::endpoint::{Endpoint, Verdict};
-use super::{EndpointDemand, Settings, Woken};
+use super::{EndpointDemand, EndpointDemands, Settings, Woken};
 use crate::events::CloseReason;
 use crate::exchange::Exchange;
 
@@ -285,7 +285,7 @@ impl Roster {
     }
 
     /// What the keeper needs to know of each endpoint.
-    pub(super) fn demands(&self) -> Vec<EndpointDemand> {
+    pub(super) fn demands(&self) -> EndpointDemands {
         let has_better = self.has_better();
         self.endpoints.iter().map(|endpoint| EndpointDemand::of(endpoint, has_better)).collect()
     }

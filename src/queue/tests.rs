@@ -188,7 +188,7 @@ async fn demand_counts_what_more_connections_would_carry() {
         ejected: false,
         left_out: false,
     };
-    assert_eq!(demand.endpoints, [at(1, 0), at(0, 1)]);
+    assert_eq!(demand.endpoints[..], [at(1, 0), at(0, 1)]);
     assert_eq!((demand.open, demand.connecting, demand.touched), (1, 1, true));
     drop(connecting);
     assert_eq!(rig.queue.demand().connecting, 0);
