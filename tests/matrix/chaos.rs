@@ -96,8 +96,10 @@ fn draw(seed: u64, number: u64) -> Job {
     rng.shuffle(&mut cells);
     // What is slow is slow on one connection, too.
     cells.truncate(if fault.is_slow() { 12 } else { rng.usize(16..=256) });
+    // With few connections a request may wait for its turn until the good server has it, but too late.
+    let other = if fault.is_awaited_in_vain { Variant::Idempotent } else { Variant::Beside };
     let shape = Shape {
-        variant: [Variant::Plain, Variant::Plain, Variant::Idempotent, Variant::Beside][rng.usize(..4)],
+        variant: [Variant::Plain, Variant::Plain, Variant::Idempotent, other][rng.usize(..4)],
         width: rng.usize(1..=96),
         workers: [1, 2, 2, 4][rng.usize(..4)],
         settings: settings(&mut rng, &protocol, &fault),
