@@ -102,7 +102,7 @@ fn alone(p: &Protocol) {
     let daemon = retrying(plan(p, &endpoints), "*").start_ready();
     let crowd = Crowd::start(*p, &daemon.address, CLIENTS, &["echo", "delay:3"]);
     let mut lives = Vec::new();
-    for _ in 0..RESTARTS / 2 {
+    for _ in 0..RESTARTS {
         let born = crowd.now();
         crowd.is_served(SOME);
         lives.push(born..crowd.now());
@@ -114,7 +114,7 @@ fn alone(p: &Protocol) {
     crowd.is_served(SOME);
     lives.push(born..crowd.now());
     let calls = crowd.finish();
-    assert!(failed(&calls) >= RESTARTS / 2 * usize::try_from(SOME).unwrap());
+    assert!(failed(&calls) >= RESTARTS * usize::try_from(SOME).unwrap());
     for life in lives {
         let within = |call: &&Call| call.began >= life.start && call.ended < life.end;
         let first = calls.iter().filter(within).filter(|call| call.end == End::Replied);
