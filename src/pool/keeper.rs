@@ -45,6 +45,8 @@ pub struct Keeper {
     touched: bool,
     /// There were requests since the last attempt that failed.
     wanted: bool,
+    /// A connection was of use since the last time that there was none.
+    served: bool,
     health: Health,
     question: Option<Arc<Question>>,
     /// Probes on their way, by endpoint.
@@ -81,6 +83,7 @@ impl Keeper {
             turn: 0,
             touched: false,
             wanted: false,
+            served: false,
             unused_deaths: 0,
             unused_death: None,
         }
@@ -246,10 +249,11 @@ impl Keeper {
         } else if died && ended.lived < STILLBORN {
             self.backoff[endpoint].fail(now, true);
         }
-        let stillborn = ended.replies == 0 && ended.lived < STILLBORN;
-        if !stillborn && self.pool.queue.endpoints().iter().all(|e| e.open == 0) {
+        self.served |= ended.replies > 0 || ended.lived >= STILLBORN;
+        if self.served && self.pool.queue.endpoints().iter().all(|e| e.open == 0) {
             // What failed earlier may work by now, and there is nothing else.
             self.backoff.iter_mut().for_each(Backoff::hurry);
+            self.served = false;
         }
         // Those that stood together may have died together: one death, not many.
         let opened = now - ended.lived;

@@ -272,3 +272,35 @@ async fn the_other_endpoint_is_tried_at_once_when_the_last_connection_is_gone() 
     assert_eq!(call.reply().await, b"3");
     assert_eq!(world.outcomes(Outcome::Refused), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_unused_connection_that_goes_last_does_not_hide_that_others_served() {
+    let mut limits = two_endpoints(Mode::Exclusive, 2, 3);
+    limits.connection.idempotent = Idempotent::All;
+    limits.retry.attempts = 5;
+    let mut world = World::new(limits);
+    world.refuse(0, true);
+    let (_, mut used) = world.accept_at().await;
+    let (_, unused) = world.accept_at().await;
+    settle().await;
+    let mut call = world.call(b"1");
+    let mut unused = Some(unused);
+    if tokio::time::timeout(Duration::from_millis(1), used.echo()).await.is_err() {
+        std::mem::swap(&mut used, unused.as_mut().unwrap());
+        used.echo().await;
+    }
+    call.reply().await;
+    assert!(world.events.connects.sum() > 2, "the other endpoint was tried in vain");
+    world.refuse(0, false);
+    world.refuse(1, true);
+    let mut call = world.call(b"2");
+    used.receive().await;
+    let start = Instant::now();
+    drop(used);
+    settle().await;
+    drop(unused);
+    let (endpoint, mut other) = world.accept_at().await;
+    assert_eq!((endpoint, start.elapsed()), (0, Duration::ZERO));
+    assert_eq!(other.echo().await, b"2");
+    assert_eq!(call.reply().await, b"2");
+}
