@@ -4,6 +4,7 @@
 mod health;
 mod idle_limit;
 mod retries;
+mod review;
 mod trouble;
 pub(crate) mod world;
 
