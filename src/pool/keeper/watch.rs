@@ -102,6 +102,10 @@ impl Keeper {
     }
 
     fn judge(&mut self, endpoint: usize, well: bool, fault: &str) {
+        if self.pool.settings.health.interval.is_none() {
+            // Without probes nothing would ever show that it is well again.
+            return;
+        }
         let Some(healthy) = self.health.note(endpoint, well) else { return };
         self.pool.queue.set_healthy(endpoint, healthy);
         if healthy {
