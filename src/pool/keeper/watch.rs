@@ -83,7 +83,7 @@ impl Keeper {
             if error.result == ConnectResult::Timeout { ProbeResult::Timeout } else { ProbeResult::Failed };
         if std::mem::take(&mut self.probing[endpoint]) {
             self.found(endpoint, &(result, error.text.clone()));
-        } else if self.question.is_none() {
+        } else {
             self.judge(endpoint, false, &error.text);
         }
     }
