@@ -232,6 +232,8 @@ impl Keeper {
         let exhausted = self.backoff.iter().all(Backoff::is_exhausted);
         if demand.open == 0 && demand.connecting == 0 && exhausted {
             self.pool.queue.set_down(&format!("{}: {}", self.names[endpoint], error.text));
+        } else {
+            self.pool.queue.dial_again();
         }
     }
 

@@ -258,10 +258,14 @@ impl Queue {
         Connecting::new(self.clone(), endpoint)
     }
 
-    /// An attempt to connect failed; what waits for a connection waits for the next one.
+    /// An attempt to connect failed.
     pub fn dial_failed(&self, endpoint: usize) {
+        self.inner().roster.endpoints[endpoint].unreachable = true;
+    }
+
+    /// What waits for a connection waits for the next attempt, which comes at once or later.
+    pub fn dial_again(&self) {
         self.locked(|inner| {
-            inner.roster.endpoints[endpoint].unreachable = true;
             if let Some(first) = inner.waiting.first() {
                 first.slot.mark_retried(Rung::Connect, Instant::now());
             }
