@@ -99,6 +99,11 @@ impl IdleLimit {
         self.change(|state| state.outlived(age))
     }
 
+    /// The server cannot be reached: what it closed last it closed because it went away.
+    pub fn gone(&self) {
+        self.change(|state| state.first = None);
+    }
+
     /// The right to wait for the server's close.
     pub(super) fn scout(self: &Arc<Self>, now: Instant) -> Option<Scout> {
         self.state().scout(now).then(|| Scout(self.clone()))

@@ -223,6 +223,7 @@ impl Keeper {
 
     fn dial_failed(&mut self, endpoint: usize, error: &DialError) {
         self.pool.queue.dial_failed(endpoint);
+        self.shared.idle_limits[endpoint].gone();
         let demand = self.pool.queue.demand();
         self.touched |= demand.touched;
         let wanted = std::mem::take(&mut self.wanted) || demand.touched;
