@@ -54,6 +54,11 @@ impl Entry {
         written < self.place.end
     }
 
+    /// Whether its reply tells something about the endpoint: one that comes late does not, nor that to a probe.
+    pub(super) fn is_telling(&self) -> bool {
+        !self.late && !self.exchange.bound
+    }
+
     /// Whether the kernel has some of it.
     fn is_begun(&self, written: u64) -> bool {
         self.place.start < written
@@ -198,8 +203,8 @@ impl InFlight {
         self.oneways.is_empty() && self.due().all(|e| e.exchange.slot.is_ended())
     }
 
-    /// Ends what is past its deadline, if its session has not done so already; says how many are late that were
-    /// not before. The order of sending is mostly the order of deadlines: what is late behind what is not may be
+    /// Ends what is past its deadline, if its session has not done so already; says how many requests of clients are
+    /// late that were not before. The order of sending is mostly the order of deadlines: what is late behind what is not may be
     /// left to its session.
     pub(super) fn expire(&mut self, now: Instant) -> usize {
         let is_late = |e: &Entry| e.late || e.exchange.slot.deadline().is_some_and(|at| at <= now);
@@ -208,7 +213,7 @@ impl InFlight {
             if !entry.late && is_late(entry) {
                 let _ = entry.exchange.slot.refuse(Refusal::Timeout);
                 entry.late = true;
-                count += 1;
+                count += usize::from(!entry.exchange.bound);
             }
         }
         count

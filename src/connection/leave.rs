@@ -57,8 +57,8 @@ impl Connection {
 
     fn let_go(&self, left: Left, reason: CloseReason) {
         let Left { exchange, rung, late } = left;
-        // A request that nothing was sent of says nothing about the endpoint.
-        let neutral = late || reason == CloseReason::Cut || rung == Some(Rung::Unsent);
+        // A request that nothing was sent of says nothing about the endpoint; what a probe finds is its own affair.
+        let neutral = late || exchange.bound || reason == CloseReason::Cut || rung == Some(Rung::Unsent);
         let verdict = if neutral { Verdict::Neutral } else { Verdict::Failed };
         let is_due = exchange.slot.deadline().is_none_or(|at| at > Instant::now());
         let wanted = is_due && !exchange.slot.is_ended();

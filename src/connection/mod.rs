@@ -257,7 +257,7 @@ impl Connection {
         if entry.exchange.slot.finish(reply).is_err() {
             self.shared.events.late_reply(&self.endpoint);
         }
-        self.replied(entry.late);
+        self.replied(entry.is_telling());
         Ok(())
     }
 
@@ -281,13 +281,13 @@ impl Connection {
         Ok(entry)
     }
 
-    /// A reply is over; one that came `late` is no proof that all is well.
-    fn replied(&mut self, late: bool) {
+    /// A reply is over; it may be `telling` that all is well.
+    fn replied(&mut self, telling: bool) {
         self.replies += 1;
         if self.stuck_until.take().is_some() {
             self.seat.set_stuck(false);
         }
-        self.finished(if late { Verdict::Neutral } else { Verdict::Replied });
+        self.finished(if telling { Verdict::Replied } else { Verdict::Neutral });
     }
 
     fn finished(&mut self, verdict: Verdict) {

@@ -112,7 +112,7 @@ impl Connection {
             if let Some(sender) = sender {
                 sender.finish(bytes);
             }
-            return self.replied(begun.is_some_and(|entry| entry.late));
+            return self.replied(begun.is_none_or(|entry| entry.is_telling()));
         }
         let Some(sender) = &download.sender else { return };
         sender.send(bytes);
