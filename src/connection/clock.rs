@@ -44,7 +44,7 @@ impl Connection {
 
     /// Timeouts tear nothing that others use: see the table of modes in the README.
     fn keep_owed(&mut self, now: Instant) -> Result<(), CloseReason> {
-        for _ in 0..self.in_flight.expire(now) {
+        for _ in 0..self.in_flight.expire(now, self.is_held_up()) {
             self.seat.failed();
         }
         self.cut_download_if_ended();

@@ -206,8 +206,13 @@ impl InFlight {
     /// Ends what is past its deadline, if its session has not done so already; says how many requests of clients are
     /// late that were not before. The order of sending is mostly the order of deadlines: what is late behind what is not may be
     /// left to its session.
-    pub(super) fn expire(&mut self, now: Instant) -> usize {
+    pub(super) fn expire(&mut self, now: Instant, held_up: bool) -> usize {
         let is_late = |e: &Entry| e.late || e.exchange.slot.deadline().is_some_and(|at| at <= now);
+        // Its client is to blame for one that it does not take.
+        if let Some(begun) = self.begun.as_mut().filter(|e| held_up && !e.late && is_late(e)) {
+            let _ = begun.exchange.slot.refuse(Refusal::Timeout);
+            begun.late = true;
+        }
         let mut count = 0;
         for entry in self.entries.iter_mut().take_while(|e| is_late(e)).chain(self.begun.iter_mut()) {
             if !entry.late && is_late(entry) {
