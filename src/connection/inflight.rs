@@ -135,7 +135,9 @@ impl InFlight {
 
     /// The reply of `entry` has begun and comes in parts.
     pub(super) fn begin(&mut self, entry: Entry) {
-        self.begun = Some(Entry { again: Again::Never, ..entry });
+        let mut begun = Entry { again: Again::Never, ..entry };
+        begun.exchange.request.forget();
+        self.begun = Some(begun);
     }
 
     /// The one whose reply has begun and comes in parts.
@@ -217,6 +219,8 @@ impl InFlight {
         for entry in self.entries.iter_mut().take_while(|e| is_late(e)).chain(self.begun.iter_mut()) {
             if !entry.late && is_late(entry) {
                 let _ = entry.exchange.slot.refuse(Refusal::Timeout);
+                // It will not be sent again, and its reply may never come.
+                entry.exchange.request.forget();
                 entry.late = true;
                 count += usize::from(!entry.exchange.bound);
             }
