@@ -74,11 +74,12 @@ impl Connection {
     }
 
     fn may_try_again(&self, reason: CloseReason, rung: Rung) -> bool {
-        match reason {
+        let may = match reason {
             CloseReason::Shutdown => false,
             // Whatever it said may have been meant as the reply.
             CloseReason::Desync => rung == Rung::Unsent,
-            _ => self.back.phase() == Phase::Running,
-        }
+            _ => true,
+        };
+        may && self.back.phase() == Phase::Running
     }
 }
