@@ -143,6 +143,8 @@ impl Keeper {
                 if uncovered.is_some() {
                     self.pool.queue.make_room();
                     self.touched = true;
+                } else if demand.wanting > 0 {
+                    self.pool.queue.make_use_of_cap();
                 }
                 return None;
             };

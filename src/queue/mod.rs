@@ -295,6 +295,11 @@ impl Queue {
         });
     }
 
+    /// The cap keeps others from serving what waits: a connection leaves that nobody may use.
+    pub fn make_use_of_cap(&self) {
+        self.locked(|inner| inner.roster.call_off_left_out());
+    }
+
     /// An ejected endpoint may show what it can do.
     pub fn readmit(&self, endpoint: usize) {
         self.locked(|inner| {

@@ -233,6 +233,18 @@ impl Roster {
         least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Idle))
     }
 
+    /// Has an idle connection close whose endpoint is left out, if there is one, and none is on its way out already.
+    pub(super) fn call_off_left_out(&mut self) {
+        if !self.has_better() || self.members.iter().any(|(_, m)| m.standing == Standing::Retiring) {
+            return;
+        }
+        let unused = |m: &Member| m.in_flight == 0 && self.endpoints[m.endpoint].is_left_out();
+        let unused = self.members.iter().find(|(_, m)| unused(m)).map(|(key, _)| key);
+        if let Some(key) = unused {
+            self.call_off(key, CloseReason::Idle);
+        }
+    }
+
     /// Who gets the next exchange, or the next one in parts; if it can be, not the endpoint to `avoid`.
     pub(super) fn choose(&self, in_parts: bool, avoid: Option<usize>) -> Option<usize> {
         if in_parts && self.uploads_left == 0 {
