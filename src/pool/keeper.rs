@@ -55,6 +55,8 @@ pub struct Keeper {
     probing: Vec<bool>,
     /// Endpoints that could not be connected to for a probe, because the pool is at its cap.
     without_room: Vec<bool>,
+    /// Endpoints that could not be connected to, and are not to be tried again yet.
+    paused: Vec<bool>,
     /// Endpoints that had a connection at the last look.
     was_open: Vec<bool>,
     unused_deaths: u32,
@@ -73,6 +75,7 @@ impl Keeper {
             asked: JoinSet::new(),
             probing: vec![false; names.len()],
             without_room: vec![false; names.len()],
+            paused: vec![false; names.len()],
             was_open: vec![false; names.len()],
             pool,
             shared,
@@ -102,7 +105,8 @@ impl Keeper {
             }
             let now = Instant::now();
             self.look_after_health(now);
-            let look_again = earliest([self.dial_what_is_wanted(now), self.health.next_at()]);
+            let pause_ends = self.end_pauses(now);
+            let look_again = earliest([self.dial_what_is_wanted(now), self.health.next_at(), pause_ends]);
             // Every branch is cancel-safe: a finished task stays in the set until it is taken out. Whichever it
             // is, the loop looks at them all.
             tokio::select! {
@@ -115,6 +119,21 @@ impl Keeper {
             }
         }
         while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// From the end of its pause on, the next request is a reason to try an endpoint again. Returns the end of the
+    /// next pause.
+    fn end_pauses(&mut self, now: Instant) -> Option<Instant> {
+        let mut next = None;
+        for (endpoint, paused) in self.paused.iter_mut().enumerate().filter(|(_, paused)| **paused) {
+            if self.backoff[endpoint].is_over(now) {
+                *paused = false;
+                self.pool.queue.end_pause(endpoint);
+            } else {
+                next = earliest([next, self.backoff[endpoint].until]);
+            }
+        }
+        next
     }
 
     /// Opens connections as long as another one is wanted and allowed; returns when to look again if it is
@@ -225,6 +244,7 @@ impl Keeper {
 
     fn dial_failed(&mut self, endpoint: usize, error: &DialError) {
         self.pool.queue.dial_failed(endpoint);
+        self.paused[endpoint] = true;
         self.shared.idle_limits[endpoint].gone();
         let demand = self.pool.queue.demand();
         self.touched |= demand.touched;

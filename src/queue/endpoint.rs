@@ -26,6 +26,8 @@ pub(super) struct Endpoint {
     pub(super) connecting: usize,
     /// The last attempt to connect failed.
     pub(super) unreachable: bool,
+    /// It could not be connected to, and is not to be tried again yet.
+    pub(super) paused: bool,
     /// Probes find it well.
     pub(super) healthy: bool,
     /// It failed too often in a row.
@@ -41,6 +43,7 @@ impl Endpoint {
             open: 0,
             connecting: 0,
             unreachable: false,
+            paused: false,
             healthy: true,
             ejected: false,
             failures_in_a_row: 0,
@@ -69,9 +72,9 @@ impl Endpoint {
         self.ejected || !self.healthy
     }
 
-    /// Whether it has no connection, and nothing is known against it.
-    pub(super) fn is_new(&self) -> bool {
-        self.open == 0 && !self.unreachable && !self.is_left_out()
+    /// Whether it has no connection, and the next request is a reason to try it.
+    pub(super) fn is_untried(&self) -> bool {
+        self.open == 0 && !self.paused && !self.is_left_out()
     }
 
     pub(super) fn is_good(&self) -> bool {

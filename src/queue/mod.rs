@@ -218,7 +218,7 @@ impl Queue {
             let given = inner.place(exchange, self.settings.max_waiting);
             given.is_some_and(|key| inner.roster.is_crowded(key))
                 || !inner.waiting.is_empty()
-                || inner.roster.endpoints.iter().any(Endpoint::is_new)
+                || inner.roster.endpoints.iter().any(Endpoint::is_untried)
         });
         if wants_more {
             self.changed.notify_one();
@@ -260,7 +260,13 @@ impl Queue {
 
     /// An attempt to connect failed.
     pub fn dial_failed(&self, endpoint: usize) {
-        self.inner().roster.endpoints[endpoint].unreachable = true;
+        let it = &mut self.inner().roster.endpoints[endpoint];
+        (it.unreachable, it.paused) = (true, true);
+    }
+
+    /// An endpoint that could not be connected to may be tried again, if there is a reason.
+    pub fn end_pause(&self, endpoint: usize) {
+        self.inner().roster.endpoints[endpoint].paused = false;
     }
 
     /// What waits for a connection waits for the next attempt, which comes at once or later.

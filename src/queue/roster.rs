@@ -92,7 +92,7 @@ impl Roster {
 
     pub(super) fn join(&mut self, endpoint: usize) -> usize {
         self.endpoints[endpoint].open += 1;
-        self.endpoints[endpoint].unreachable = false;
+        (self.endpoints[endpoint].unreachable, self.endpoints[endpoint].paused) = (false, false);
         self.clock += 1;
         self.members.insert(Member {
             endpoint,
