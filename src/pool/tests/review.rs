@@ -319,3 +319,179 @@ async fn an_endpoint_that_is_down_costs_the_others_few_connections() {
         assert!(probes >= 3, "asks: {asks}: {probes} probes failed, {idle} connections closed");
     }
 }
+
+/// How often each request was seen whole.
+type Ledger = Arc<std::sync::Mutex<std::collections::HashMap<Vec<u8>, u32>>>;
+
+/// A server that does anything that servers do, good and bad.
+async fn wild(mut server: Server, ledger: Ledger, mut rng: fastrand::Rng) {
+    if rng.u8(..20) == 0 {
+        return;
+    }
+    loop {
+        let mut head = [0; 4];
+        if server.wire.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let mut payload = vec![0; usize::from(head[0]) - 4];
+        if server.wire.read_exact(&mut payload).await.is_err() {
+            return;
+        }
+        *ledger.lock().unwrap().entry(payload.clone()).or_default() += 1;
+        let id = u16::from_be_bytes([head[2], head[3]]);
+        let reply = message(0, id, &payload);
+        match rng.u8(..40) {
+            // Nothing, and FIN.
+            0 => return,
+            // Some of it.
+            1 => {
+                let _ = server.wire.write_all(&reply[..rng.usize(1..reply.len())]).await;
+                return;
+            }
+            // Twice.
+            2 => drop(server.wire.write_all(&[&reply[..], &reply].concat()).await),
+            3 => return server.wire.reset(),
+            4 => {
+                sleep(Duration::from_millis(rng.u64(..30))).await;
+                let _ = server.wire.write_all(&reply).await;
+            }
+            // Never.
+            5 if rng.u8(..10) == 0 => {}
+            _ => {
+                if head[1] & ONEWAY == 0 && server.wire.write_all(&reply).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn answer_of(
+    pool: &crate::pool::Pool,
+    ticket: &mut crate::exchange::Ticket,
+) -> crate::exchange::Answer {
+    loop {
+        let look_again = pool.expire(ticket, Instant::now());
+        let answer = std::future::poll_fn(|cx| ticket.poll_answer(cx));
+        let due = async {
+            match look_again {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! { biased; answer = answer => return answer, () = due => {} }
+    }
+}
+
+async fn ask_wildly(pool: Arc<crate::pool::Pool>, client: u8, requests: u32, mut rng: fastrand::Rng) -> u32 {
+    let mut served = 0;
+    for n in 0..requests {
+        let payload = [&[client][..], &n.to_be_bytes()].concat();
+        let flags = if rng.u8(..10) == 0 { ONEWAY } else { 0 };
+        let request = Request::new(message(flags, 7, &payload).into(), flags != 0);
+        let mut ticket = pool.admit(request, false, Instant::now());
+        if rng.u8(..10) == 0 {
+            let patience = Duration::from_micros(rng.u64(..3000));
+            if timeout(patience, answer_of(&pool, &mut ticket)).await.is_err() {
+                pool.abandon(&ticket);
+            }
+        } else if let Ok(Some(reply)) = answer_of(&pool, &mut ticket).await {
+            assert_eq!(reply.bytes[4..], payload, "another one's reply");
+            served += 1;
+        }
+        if rng.u8(..4) == 0 {
+            sleep(Duration::from_millis(rng.u64(..20))).await;
+        }
+    }
+    served
+}
+
+async fn wild_story(mode: Mode, idempotent: Idempotent, probes: bool, requests: u32, seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut limits = two_endpoints(mode, 1, 4);
+    limits.connection.idempotent = idempotent.clone();
+    limits.retry.attempts = 4;
+    limits.retry.per_thousand = 1000;
+    limits.request_timeout = SECOND;
+    limits.connection.stall = 2 * SECOND;
+    limits.health.eject_for = Duration::from_millis(200);
+    if probes {
+        asking(&mut limits);
+        limits.health.interval = Some(Duration::from_millis(100));
+        limits.health.timeout = Duration::from_millis(50);
+    }
+    let mut world = World::new(limits);
+    let ledger = Ledger::default();
+    let (pool, events) = (world.pool.clone(), world.events.clone());
+    let seen = ledger.clone();
+    let mut server_rng = rng.fork();
+    let accepting = tokio::spawn(async move {
+        let mut alive = Vec::new();
+        loop {
+            let refused = (server_rng.u8(..8) == 0).then(|| server_rng.usize(..2));
+            if let Some(endpoint) = refused {
+                world.refuse(endpoint, true);
+            }
+            if let Ok((_, server)) = timeout(Duration::from_millis(10), world.accept_at()).await {
+                alive.push(tokio::spawn(wild(server, seen.clone(), server_rng.fork())));
+            }
+            if let Some(endpoint) = refused {
+                world.refuse(endpoint, false);
+            }
+        }
+    });
+    let (counts, mut counted) = tokio::sync::mpsc::channel(12);
+    for client in 0..12 {
+        let (counts, client) = (counts.clone(), ask_wildly(pool.clone(), client, requests, rng.fork()));
+        let client = async move { counts.send(client.await).await.unwrap() };
+        if seed < 1000 {
+            tokio::spawn(client);
+        } else {
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(client);
+            });
+        }
+    }
+    drop(counts);
+    let mut served = 0;
+    for _ in 0..12 {
+        served += counted.recv().await.expect("a client failed");
+    }
+    assert!(served > 0);
+    assert_eq!(pool.figures().waiting, 0, "seed {seed}");
+    // Abandoned one-way requests are on their way for a moment more.
+    sleep(3 * SECOND).await;
+    assert_eq!(events.accepted.get(), events.outcomes.sum(), "seed {seed}");
+    if idempotent == Idempotent::None {
+        let twice: Vec<_> =
+            ledger.lock().unwrap().iter().filter(|(_, n)| **n > 1).map(|(p, _)| p.clone()).collect();
+        let twice: Vec<_> = twice.into_iter().filter(|payload| payload != b"ping").collect();
+        assert!(twice.is_empty(), "seed {seed}: {twice:?}");
+    }
+    accepting.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn wild_servers_and_clients_break_no_promise() {
+    for seed in 0..40 {
+        let mode = [Mode::Exclusive, Mode::Pipeline, Mode::Multiplex][usize::try_from(seed % 3).unwrap()];
+        for idempotent in [Idempotent::None, Idempotent::All] {
+            wild_story(mode, idempotent, seed % 2 == 0, 200, seed).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn wild_servers_and_clients_break_no_promise_on_other_threads() {
+    let mut stories = tokio::task::JoinSet::new();
+    for seed in 0..12 {
+        let mode = [Mode::Exclusive, Mode::Pipeline, Mode::Multiplex][usize::try_from(seed % 3).unwrap()];
+        let idempotent = if seed % 4 < 2 { Idempotent::None } else { Idempotent::All };
+        let seed = 1000 + seed;
+        stories.spawn(wild_story(mode, idempotent, seed % 2 == 0, 150, seed));
+    }
+    while let Some(story) = stories.join_next().await {
+        story.unwrap();
+    }
+}
