@@ -1,4 +1,4 @@
-//! Stories of health, retries and idle limits that a review went through.
+//! Stories of health, retries and idle limits that a review went through. Long because it is a list.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -494,4 +494,99 @@ async fn wild_servers_and_clients_break_no_promise_on_other_threads() {
     while let Some(story) = stories.join_next().await {
         story.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_again_keeps_its_order() {
+    for mode in [Mode::Pipeline, Mode::Multiplex] {
+        let mut limits = settings(mode, 1, 1);
+        limits.connection.idempotent = Idempotent::All;
+        limits.max_in_flight = 3;
+        let mut world = World::new(limits);
+        let mut server = world.accept().await;
+        settle().await;
+        let mut calls: Vec<_> = (0..5).map(|n| world.call(&[n])).collect();
+        for n in 0..3 {
+            assert_eq!(server.receive().await.2, [n]);
+        }
+        drop(server);
+        let mut server = world.accept().await;
+        for n in 0..5 {
+            assert_eq!(server.echo().await, [n]);
+        }
+        for (n, call) in (0..).zip(&mut calls) {
+            assert_eq!(call.reply().await, [n]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_takes_no_more_connections_is_served_by_those_it_has() {
+    let mut limits = two_endpoints(Mode::Exclusive, 2, 8);
+    limits.health.interval = Some(60 * SECOND);
+    let mut world = World::new(limits);
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        let (endpoint, server) = world.accept_at().await;
+        if endpoint == 0 {
+            world.refuse(0, true);
+        }
+        servers.push((endpoint, server));
+    }
+    let count = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let serve = |endpoint, mut server: Server| {
+        let count = count.clone();
+        tokio::spawn(async move {
+            loop {
+                let (_, id, payload) = server.receive().await;
+                sleep(Duration::from_millis(10)).await;
+                count.fetch_add(u32::from(endpoint == 0), std::sync::atomic::Ordering::Relaxed);
+                server.send(0, id, &payload).await;
+            }
+        });
+    };
+    for (endpoint, server) in servers {
+        serve(endpoint, server);
+    }
+    let pool = world.pool.clone();
+    let accepting = async {
+        loop {
+            let (endpoint, server) = world.accept_at().await;
+            serve(endpoint, server);
+        }
+    };
+    let served = || count.load(std::sync::atomic::Ordering::Relaxed);
+    let calling = async {
+        let start = Instant::now();
+        let mut before = 0;
+        while start.elapsed() < 20 * SECOND {
+            let tickets = [1, 2, 3, 4, 5, 6].map(|n| {
+                let request = Request::new(message(0, 7, &[n]).into(), false);
+                pool.admit(request, false, Instant::now())
+            });
+            for mut ticket in tickets {
+                answer_of(&pool, &mut ticket).await.unwrap();
+            }
+            if start.elapsed() < 10 * SECOND {
+                before = served();
+            }
+        }
+        (before, served() - before)
+    };
+    let (before, after) = tokio::select! { counts = calling => counts, () = accepting => unreachable!() };
+    assert!(after > 100, "{before} in the first ten seconds, {after} in the next");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_probe() {
+    let mut limits = settings(Mode::Multiplex, 1, 1);
+    asking(&mut limits);
+    limits.health.timeout = 5 * SECOND;
+    let mut world = World::new(limits);
+    let mut server = world.accept().await;
+    assert_eq!(server.receive().await.2, b"ping");
+    let start = Instant::now();
+    world.back.drain();
+    (&mut world.keeper).await.unwrap();
+    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
 }
