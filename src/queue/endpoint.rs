@@ -19,6 +19,7 @@ pub enum Verdict {
 
 /// What is known of one endpoint.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is known on its own")]
 pub(super) struct Endpoint {
     pub(super) in_flight: usize,
     /// Connections that take new exchanges.
