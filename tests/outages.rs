@@ -18,6 +18,8 @@ use rustix::process::Signal;
 const CLIENTS: usize = 10;
 const CONNECTIONS: usize = 8;
 const EJECT_AFTER: usize = 3;
+/// How requests end that a silent endpoint has: some are younger than what their connection is given up for.
+const UNANSWERED: [&str; 2] = ["timeout", "lost"];
 /// Requests that show that an endpoint serves.
 const SOME: u64 = 20;
 /// Requests that are served without the faulty endpoint.
@@ -94,8 +96,9 @@ impl Outage {
         EJECT_AFTER + CLIENTS + usize::try_from(self.ejections()).unwrap()
     }
 
-    /// Holds for every outage. Returns the requests that failed: none but those that ended as `outcome`.
-    fn judge(self, outcome: &str) -> (HashSet<u128>, Endpoint) {
+    /// Holds for every outage. Returns the requests that failed: none but those that ended as one of
+    /// `outcomes`.
+    fn judge(self, outcomes: &[&str]) -> (HashSet<u128>, Endpoint) {
         let Self { mut good, mut faulty, daemon, crowd } = self;
         let calls = crowd.finish();
         let of = |end| calls.iter().filter(|call| call.end == end).map(|call| call.nonce).collect::<Vec<_>>();
@@ -104,7 +107,8 @@ impl Outage {
 
         daemon.assert_conserved();
         assert_eq!(daemon.outcome("ok"), replied.len() as u64);
-        assert_eq!(daemon.outcome(outcome), failed.len() as u64, "{outcome}");
+        let ended_so = outcomes.iter().map(|outcome| daemon.outcome(outcome)).sum::<u64>();
+        assert_eq!(ended_so, failed.len() as u64, "{outcomes:?}");
         assert_eq!(daemon.metric("requests_total", &[]), calls.len() as u64);
         assert_eq!(daemon.metric("retries_total", &[("rung", "idempotent")]), 0);
 
@@ -129,7 +133,7 @@ fn killed(p: &Protocol) {
     outage.is_down();
     outage.faulty.serve();
     outage.is_back();
-    let (failed, _) = outage.judge("lost");
+    let (failed, _) = outage.judge(&["lost"]);
     assert!(failed.len() <= CLIENTS, "{} failed", failed.len());
 }
 
@@ -138,7 +142,7 @@ fn restarted(p: &Protocol) {
     outage.faulty.kill();
     outage.faulty.serve();
     outage.is_back();
-    let (failed, _) = outage.judge("lost");
+    let (failed, _) = outage.judge(&["lost"]);
     assert!(failed.len() <= CLIENTS, "{} failed", failed.len());
 }
 
@@ -152,7 +156,7 @@ fn refusing(p: &Protocol) {
     assert_eq!(outage.ejections(), 0);
     outage.faulty.serve();
     outage.is_back();
-    let (failed, _) = outage.judge("lost");
+    let (failed, _) = outage.judge(&["lost"]);
     assert_eq!(failed.len(), 0, "requests that it was never given");
 }
 
@@ -178,7 +182,7 @@ fn silent(p: &Protocol) {
 /// Each request that failed is one that the endpoint was given.
 fn finish_unanswered(outage: Outage) {
     let (ejections, most) = (outage.ejections(), outage.most_unanswered());
-    let (failed, faulty) = outage.judge("timeout");
+    let (failed, faulty) = outage.judge(&UNANSWERED);
     assert!(ejections > 0, "no ejection");
     assert!((EJECT_AFTER..=most).contains(&failed.len()), "{} failed, {ejections} ejections", failed.len());
     eventually("a server that has read everything", || {
@@ -196,7 +200,7 @@ fn resetting(p: &Protocol) {
     let tried = outage.faulty.server().count("accepted") - before;
     outage.faulty.server().ask("on-connect serve");
     outage.is_back();
-    let (failed, _) = outage.judge("lost");
+    let (failed, _) = outage.judge(&["lost"]);
     // What was in flight, and what went into connections that were then reset.
     let most = CLIENTS * (1 + usize::try_from(tried).unwrap());
     assert!(failed.len() <= most, "{} failed, {tried} connections", failed.len());
@@ -234,7 +238,7 @@ fn blackholed(test: &str, protocol: &str) {
     nft("delete table ip hole");
     outage.is_back();
     let most = outage.most_unanswered();
-    let (failed, _) = outage.judge("timeout");
+    let (failed, _) = outage.judge(&UNANSWERED);
     // Whether probes or requests find out first is a race.
     assert!((1..=most).contains(&failed.len()), "{} failed, {most} may", failed.len());
 }

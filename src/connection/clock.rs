@@ -23,7 +23,10 @@ impl Connection {
         match self.back.look() {
             Phase::Running if now >= self.retire_at => self.retire(CloseReason::Lifetime),
             Phase::Running => {}
-            Phase::Draining => self.retire(CloseReason::Shutdown),
+            Phase::Draining => {
+                self.in_flight.give_up_probes();
+                self.retire(CloseReason::Shutdown);
+            }
             Phase::Stopped => return Err(CloseReason::Shutdown),
         }
         if self.unread_at().is_some_and(|at| at <= now) {

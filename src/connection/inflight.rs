@@ -228,6 +228,13 @@ impl InFlight {
         count
     }
 
+    /// Nobody wants to know any more how the endpoint is.
+    pub(super) fn give_up_probes(&self) {
+        for entry in self.due().filter(|e| e.exchange.bound) {
+            let _ = entry.exchange.slot.refuse(Refusal::Draining);
+        }
+    }
+
     /// When the next one is late.
     pub(super) fn next_late(&self) -> Option<Instant> {
         let begun = self.begun.iter().find(|e| !e.late).and_then(|e| e.exchange.slot.deadline());

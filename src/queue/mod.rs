@@ -10,10 +10,10 @@ mod retry;
 mod roster;
 mod seat;
 mod waiting;
+mod woken;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -30,6 +30,7 @@ pub use retry::Retry;
 use roster::{Roster, Standing};
 pub use seat::{Call, Connecting, Seat};
 use waiting::Waiting;
+use woken::Woken;
 
 /// The bounds of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,30 +74,6 @@ struct Inner {
     touched: bool,
     /// What ends without a reply, after the lock.
     refused: Vec<(Exchange, Refusal)>,
-}
-
-/// Whom to wake after the lock: mostly one.
-#[derive(Debug, Default)]
-struct Woken {
-    first: Option<Waker>,
-    others: Vec<Waker>,
-}
-
-impl Woken {
-    fn add(&mut self, waker: Option<Waker>) {
-        if self.first.is_none() {
-            self.first = waker;
-        } else {
-            self.others.extend(waker);
-        }
-    }
-
-    fn wake(self) {
-        if let Some(first) = self.first {
-            first.wake();
-        }
-        self.others.into_iter().for_each(Waker::wake);
-    }
 }
 
 /// What the keeper needs to know to decide on the next connection.
@@ -218,7 +195,7 @@ impl Queue {
             let given = inner.place(exchange, self.settings.max_waiting);
             given.is_some_and(|key| inner.roster.is_crowded(key))
                 || !inner.waiting.is_empty()
-                || inner.roster.endpoints.iter().any(Endpoint::is_untried)
+                || (!inner.roster.full && inner.roster.endpoints.iter().any(Endpoint::is_untried))
         });
         if wants_more {
             self.changed.notify_one();
@@ -292,10 +269,11 @@ impl Queue {
         });
     }
 
-    /// An endpoint without a connection needs room under the cap: a connection of another one leaves, if that has
-    /// several.
+    /// An endpoint without a connection needs room under the cap, which is reached: a connection of another one
+    /// leaves, if that has several.
     pub fn make_room(&self) {
         self.locked(|inner| {
+            inner.roster.full = true;
             let inbox = inner.roster.make_room();
             inner.put_back(inbox);
         });

@@ -68,6 +68,8 @@ pub(super) struct Roster {
     uploads_left: usize,
     /// A busy connection that takes nothing more, so that it becomes free for a request in parts.
     reserved: Option<usize>,
+    /// The cap is reached: until a socket closes, requests are no reason to look for endpoints to connect to.
+    pub(super) full: bool,
     /// The endpoint that wins the next tie.
     turn: usize,
     clock: u64,
@@ -84,6 +86,7 @@ impl Roster {
             grow_at: settings.grow_at,
             uploads_left: settings.max_uploads,
             reserved: None,
+            full: false,
             turn: 0,
             clock: 0,
             woken: Woken::default(),
@@ -153,6 +156,7 @@ impl Roster {
         let inbox = self.retire(key);
         self.uploaded(key);
         let member = self.members.remove(key);
+        self.full = false;
         let endpoint = &mut self.endpoints[member.endpoint];
         endpoint.in_flight -= member.in_flight;
         inbox

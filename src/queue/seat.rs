@@ -38,7 +38,10 @@ impl Connecting {
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        self.queue.locked(|inner| inner.roster.endpoints[self.endpoint].connecting -= 1);
+        self.queue.locked(|inner| {
+            inner.roster.endpoints[self.endpoint].connecting -= 1;
+            inner.roster.full = false;
+        });
         self.queue.changed.notify_one();
     }
 }
