@@ -239,8 +239,8 @@ fn blackholed(test: &str, protocol: &str) {
     outage.is_back();
     let most = outage.most_unanswered();
     let (failed, _) = outage.judge(&UNANSWERED);
-    // Whether probes or requests find out first is a race.
-    assert!((1..=most).contains(&failed.len()), "{} failed, {most} may", failed.len());
+    // Whether connects, probes or requests find out first is a race; the last may even be answered after all.
+    assert!(failed.len() <= most, "{} failed, {most} may", failed.len());
 }
 
 fn nft(command: &str) {

@@ -14,8 +14,17 @@ const SOME: usize = 50;
 const UNHEALTHY_AFTER: u64 = 2;
 
 in_protocol!(multiplex, "frame multiplex", stands_still, dies, expects, keeps_to_the_cap);
-in_protocol!(pipeline, "frame pipeline", stands_still, keeps_to_the_cap);
-in_protocol!(exclusive, "frame exclusive", stands_still, dies, expects, keeps_to_the_cap);
+in_protocol!(pipeline, "frame pipeline", stands_still, stands_still_under_load, stays, keeps_to_the_cap);
+in_protocol!(
+    exclusive,
+    "frame exclusive",
+    stands_still,
+    stands_still_under_load,
+    stays,
+    dies,
+    expects,
+    keeps_to_the_cap
+);
 in_protocol!(line, "line", stands_still, dies, expects, keeps_to_the_cap);
 
 /// Probes at this interval; each must be answered before the next one.
@@ -78,6 +87,37 @@ fn stands_still(p: &Protocol) {
         assert!(endpoint.server().count("probes") > 0);
         endpoint.server().assert_no_violation();
     }
+}
+
+/// Requests that hang on it do not hide it from the probes.
+fn stands_still_under_load(p: &Protocol) {
+    const CLIENTS: usize = 4;
+    let (good, mut faulty) = (Endpoint::new(*p), Endpoint::new(*p));
+    let daemon = asking(plan(p, &[&faulty, &good], "200ms"), p, <[u8]>::to_vec)
+        .set("timeouts.request", "\"60s\"")
+        .start_ready();
+    let crowd = Crowd::start(*p, &daemon.address, CLIENTS, &["echo"]);
+    eventually("requests at both", || (good.given().min(faulty.given()) > 10).then_some(()));
+    faulty.server().signal(Signal::STOP);
+    becomes("endpoint_up", 0, || up(&daemon, &faulty));
+    assert!(probes(&daemon, "timeout") >= UNHEALTHY_AFTER);
+    faulty.server().signal(Signal::CONT);
+    becomes("endpoint_up", 1, || up(&daemon, &faulty));
+    assert!(crowd.finish().iter().all(|call| call.end == End::Replied));
+    daemon.assert_conserved();
+}
+
+/// Probes that fail are no traffic: they eject nobody, so the probes go on, and find out when it is well again.
+fn stays(p: &Protocol) {
+    let (good, mut faulty) = (Endpoint::new(*p), Endpoint::new(*p));
+    let daemon = asking(plan(p, &[&faulty, &good], "200ms"), p, <[u8]>::to_vec).start_ready();
+    eventually("probes that are answered", || (probes(&daemon, "ok") > 4).then_some(()));
+    faulty.server().signal(Signal::STOP);
+    // More than `health.eject_after`.
+    eventually("probes that are not", || (probes(&daemon, "timeout") > 8).then_some(()));
+    assert_eq!(daemon.metric("ejections_total", &[("upstream", UPSTREAM)]), 0, "without a request");
+    faulty.server().signal(Signal::CONT);
+    becomes("endpoint_up", 1, || up(&daemon, &faulty));
 }
 
 /// Connecting is enough to notice that.

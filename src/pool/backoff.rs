@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Backoff {
     failures: u32,
     pub(super) until: Option<Instant>,
+    /// When the last attempt failed, if it did.
+    failed: Option<Instant>,
     /// It was tried since the pool had its last connection.
     tried: bool,
 }
@@ -31,8 +33,21 @@ impl Backoff {
         let longest = if wanted { LONGEST_WANTED } else { LONGEST };
         let bound = FIRST.saturating_mul(1 << self.failures.min(16)).min(longest);
         let pause = bound.mul_f64(fastrand::f64()).max(PAUSE);
-        *self = Self { failures: self.failures + 1, until: Some(now + pause), tried: true };
+        *self =
+            Self { failures: self.failures + 1, until: Some(now + pause), failed: Some(now), tried: true };
         pause
+    }
+
+    /// It is wanted after all: the pause is no longer than it would have been.
+    pub(super) fn shorten(&mut self, now: Instant) {
+        if self.until.is_some_and(|until| until > now + LONGEST_WANTED) {
+            self.until = Some(now + LONGEST_WANTED.mul_f64(fastrand::f64()));
+        }
+    }
+
+    /// When a live connection may be given up for another attempt.
+    pub(super) fn worth_at(&self) -> Option<Instant> {
+        self.failed.map(|at| at + LONGEST)
     }
 
     /// It may be tried at once, because no other connection is left.

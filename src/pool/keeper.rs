@@ -57,6 +57,8 @@ pub struct Keeper {
     without_room: Vec<bool>,
     /// Endpoints that could not be connected to, and are not to be tried again yet.
     paused: Vec<bool>,
+    /// Endpoints whose connections had no room for the last question.
+    unasked: Vec<bool>,
     /// Endpoints that had a connection at the last look.
     was_open: Vec<bool>,
     unused_deaths: u32,
@@ -76,6 +78,7 @@ impl Keeper {
             probing: vec![false; names.len()],
             without_room: vec![false; names.len()],
             paused: vec![false; names.len()],
+            unasked: vec![false; names.len()],
             was_open: vec![false; names.len()],
             pool,
             shared,
@@ -147,6 +150,9 @@ impl Keeper {
             if demand.touched {
                 (self.touched, self.wanted) = (true, true);
                 self.unused_deaths = 0;
+                if demand.down {
+                    self.backoff.iter_mut().for_each(|backoff| backoff.shorten(now));
+                }
             }
             let (uncovered, cover_at) = self.uncovered(&demand, now);
             if demand.connecting >= self.pool.settings.max_connecting
@@ -160,8 +166,12 @@ impl Keeper {
             // At the cap, the end of a connection wakes the keeper.
             let Ok(permit) = self.cap.clone().try_acquire_owned() else {
                 if uncovered.is_some() {
-                    self.pool.queue.make_room();
                     self.touched = true;
+                    if let Some(at) = self.backoff[endpoint].worth_at().filter(|at| *at > now) {
+                        self.pool.queue.set_full();
+                        return Some(at);
+                    }
+                    self.pool.queue.make_room();
                 } else if demand.wanting > 0 {
                     self.pool.queue.make_use_of_cap();
                 }
@@ -248,7 +258,7 @@ impl Keeper {
         self.shared.idle_limits[endpoint].gone();
         let demand = self.pool.queue.demand();
         self.touched |= demand.touched;
-        let wanted = std::mem::take(&mut self.wanted) || demand.touched;
+        let wanted = std::mem::take(&mut self.wanted) || demand.touched || demand.wanting > 0;
         let retry_in = self.backoff[endpoint].fail(Instant::now(), wanted);
         self.pool.events.connect_failed(&self.names[endpoint], error.result, &error.text, retry_in);
         self.missed(endpoint, error);

@@ -52,9 +52,9 @@ impl Endpoint {
         }
     }
 
-    /// It replied.
+    /// It replied: it is there, whatever the last attempt to connect came to.
     pub(super) fn replied(&mut self) {
-        self.failures_in_a_row = 0;
+        (self.failures_in_a_row, self.unreachable) = (0, false);
     }
 
     /// It did not, and should have. True if that is one failure too many.

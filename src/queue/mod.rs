@@ -190,10 +190,12 @@ impl Queue {
     /// upstream is down.
     pub fn push(&self, exchange: Exchange) {
         let wants_more = self.locked(|inner| {
-            inner.touched = true;
+            let first = !std::mem::replace(&mut inner.touched, true);
+            let is_down = inner.down.is_some();
             inner.retries.note_request(exchange.slot.admitted());
             let given = inner.place(exchange, self.settings.max_waiting);
-            given.is_some_and(|key| inner.roster.is_crowded(key))
+            (first && is_down)
+                || given.is_some_and(|key| inner.roster.is_crowded(key))
                 || !inner.waiting.is_empty()
                 || (!inner.roster.full && inner.roster.endpoints.iter().any(Endpoint::is_untried))
         });
@@ -269,11 +271,16 @@ impl Queue {
         });
     }
 
+    /// The cap is reached: until a socket closes, requests are no reason to look for endpoints to connect to.
+    pub fn set_full(&self) {
+        self.inner().roster.full = true;
+    }
+
     /// An endpoint without a connection needs room under the cap, which is reached: a connection of another one
     /// leaves, if that has several.
     pub fn make_room(&self) {
+        self.set_full();
         self.locked(|inner| {
-            inner.roster.full = true;
             let inbox = inner.roster.make_room();
             inner.put_back(inbox);
         });

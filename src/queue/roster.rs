@@ -68,7 +68,7 @@ pub(super) struct Roster {
     uploads_left: usize,
     /// A busy connection that takes nothing more, so that it becomes free for a request in parts.
     reserved: Option<usize>,
-    /// The cap is reached: until a socket closes, requests are no reason to look for endpoints to connect to.
+    /// The cap is reached, and no socket has closed since.
     pub(super) full: bool,
     /// The endpoint that wins the next tie.
     turn: usize,

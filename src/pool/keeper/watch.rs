@@ -31,16 +31,20 @@ impl Keeper {
             }
             if self.health.is_due(endpoint, now) && !demand.ejected {
                 self.probe(endpoint, demand, now);
+            } else if self.unasked[endpoint] && demand.open > 0 {
+                self.ask(endpoint, now);
             }
         }
     }
 
     fn probe(&mut self, endpoint: usize, demand: EndpointDemand, now: Instant) {
         if demand.open > 0 {
-            return match self.question {
-                Some(_) => self.ask(endpoint, now),
-                None => self.found(endpoint, &(ProbeResult::Ok, String::new())),
-            };
+            if self.question.is_none() {
+                self.found(endpoint, &(ProbeResult::Ok, String::new()));
+            } else if !self.ask(endpoint, now) && demand.connecting == 0 {
+                self.connect_to_ask(endpoint);
+            }
+            return;
         }
         // A pool that is left cold is one whose server closes unused connections.
         let cold = self.unused_deaths >= UNUSED_DEATHS && !self.backoff[endpoint].has_failed();
@@ -57,12 +61,22 @@ impl Keeper {
         }
     }
 
-    fn ask(&mut self, endpoint: usize, now: Instant) {
-        let Some(question) = self.question.clone() else { return };
+    /// False if no connection has room for the question.
+    fn ask(&mut self, endpoint: usize, now: Instant) -> bool {
+        let Some(question) = self.question.clone() else { return true };
         let (exchange, ticket) = question.put(now);
-        // Where no connection has room there is traffic enough to judge by.
-        if self.pool.queue.push_at(endpoint, exchange) {
+        let asked = self.pool.queue.push_at(endpoint, exchange);
+        self.unasked[endpoint] = !asked;
+        if asked {
             self.asked.spawn(async move { (endpoint, question.answer(ticket).await) });
+        }
+        asked
+    }
+
+    /// All connections to an endpoint are busy, for whatever reason: another one asks.
+    fn connect_to_ask(&mut self, endpoint: usize) {
+        if let Ok(permit) = self.cap.clone().try_acquire_owned() {
+            self.spawn(endpoint, permit);
         }
     }
 
@@ -70,7 +84,9 @@ impl Keeper {
     fn reached(&mut self, endpoint: usize) {
         let probing = std::mem::take(&mut self.probing[endpoint]);
         match (&self.question, probing) {
-            (Some(_), true) => self.ask(endpoint, Instant::now()),
+            (Some(_), true) => {
+                self.ask(endpoint, Instant::now());
+            }
             (Some(_), false) => {}
             (None, true) => self.found(endpoint, &(ProbeResult::Ok, String::new())),
             (None, false) => self.judge(endpoint, true, ""),

@@ -304,3 +304,25 @@ async fn an_unused_connection_that_goes_last_does_not_hide_that_others_served() 
     assert_eq!(other.echo().await, b"2");
     assert_eq!(call.reply().await, b"2");
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_pauses_of_a_pool_without_requests() {
+    for _ in 0..20 {
+        let mut limits = twice(Mode::Exclusive, 20);
+        (limits.acquire_timeout, limits.request_timeout) = (120 * SECOND, 120 * SECOND);
+        let world = World::new(limits);
+        world.refuse(0, true);
+        let mut call = world.call(b"a");
+        let (mut attempts, mut last, mut longest) = (0, Instant::now(), Duration::ZERO);
+        let mut answer = std::pin::pin!(call.answer());
+        while tokio::time::timeout(Duration::from_millis(5), &mut answer).await.is_err() {
+            if attempts != world.events.connects.sum() {
+                attempts = world.events.connects.sum();
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+        }
+        assert!(attempts >= 19, "{attempts} attempts");
+        assert!(longest < SECOND + SECOND / 20, "a request waited {longest:?} between two attempts");
+    }
+}
