@@ -248,7 +248,7 @@ fn small_replies() {
 #[test]
 fn many_small_replies() {
     let requests = request(100, SMALL).repeat(100);
-    let moment = Moment::reading("32 replies of 4 KiB unread, more asked for", "multiplex", requests, 1000);
+    let moment = Moment::reading("32 replies of 4 KiB unread, more asked for", "multiplex", requests, 800);
     Moment { at_a_time: 250, ..moment }.holds();
 }
 
