@@ -90,7 +90,8 @@ pub(super) fn upstream(
             max_reply_buffered: (pool.mode != Mode::Exclusive).then_some(pool.max_reply_buffered),
         },
         pool: pool::Settings {
-            endpoints: endpoints?,
+            endpoints: endpoints?.into_iter().map(Into::into).collect(),
+            balance: pool::balance::Settings::default(),
             mode: pool.mode,
             min_connections: pool.min_connections,
             max_connections: pool.max_connections,

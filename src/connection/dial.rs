@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{Preamble, Settings};
 use crate::events::ConnectResult;
-use crate::net::{Address, Target};
+use crate::net::{Address, Dialler};
 use crate::wire::Wire;
 
 /// A connection in the making.
@@ -19,29 +19,28 @@ pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Wire>> + Send>>;
 
 /// Where connections come from: the network, or a script in tests.
 pub trait Connector: fmt::Debug + Send + Sync {
-    /// Connects to the endpoint of that index.
-    fn connect(&self, endpoint: usize) -> Connecting;
+    /// Connects to the endpoint of that index, which is at `address`.
+    fn connect(&self, endpoint: usize, address: &Address) -> Connecting;
 }
 
 /// Connections of the network.
 #[derive(Debug)]
 pub struct Network {
-    targets: Vec<Target>,
+    dialler: Dialler,
     patience: Duration,
 }
 
 impl Network {
-    /// Connections to `endpoints` as `settings` say.
-    pub fn new(endpoints: &[Address], settings: &Settings) -> Self {
-        let target = |address: &Address| Target::new(address.clone(), settings.tuning.clone());
-        Self { targets: endpoints.iter().map(target).collect(), patience: settings.connect_timeout }
+    /// Connections as `settings` say.
+    pub fn new(settings: &Settings) -> Self {
+        Self { dialler: Dialler::new(settings.tuning.clone()), patience: settings.connect_timeout }
     }
 }
 
 impl Connector for Network {
-    fn connect(&self, endpoint: usize) -> Connecting {
-        let (target, patience) = (self.targets[endpoint].clone(), self.patience);
-        Box::pin(async move { Ok(target.connect(patience).await?.into()) })
+    fn connect(&self, _: usize, address: &Address) -> Connecting {
+        let (dialler, address, patience) = (self.dialler.clone(), address.clone(), self.patience);
+        Box::pin(async move { Ok(dialler.connect(&address, patience).await?.into()) })
     }
 }
 
@@ -54,14 +53,14 @@ pub struct DialError {
     pub text: String,
 }
 
-/// Opens a connection to `endpoint` within the connect timeout, preamble included.
+/// Opens a connection to the endpoint at `address` within the connect timeout, preamble included.
 pub(crate) async fn dial(
     connector: &dyn Connector,
-    endpoint: usize,
+    (endpoint, address): (usize, &Address),
     settings: &Settings,
 ) -> Result<Wire, DialError> {
     let attempt = async {
-        let mut wire = connector.connect(endpoint).await.map_err(|e| refused(&e))?;
+        let mut wire = connector.connect(endpoint, address).await.map_err(|e| refused(&e))?;
         if let Some(preamble) = &settings.preamble {
             greet(&mut wire, preamble).await?;
         }

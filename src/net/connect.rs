@@ -16,29 +16,28 @@ use super::{Address, Interest, Stream, Tuning};
 /// count them: it gives up at the first one after that time that finds another one unanswered (measured, Linux 6.18).
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// An address to connect to, and how. Clones are the same target.
+/// Connects to endpoints. Clones are the same dialler.
 #[derive(Clone, Debug)]
-pub struct Target {
-    address: Address,
+pub struct Dialler {
     tuning: Arc<Tuning>,
     /// One look-up of its name at a time: a resolver that hangs holds one thread, not one for each attempt.
     lookup: Arc<Semaphore>,
 }
 
-impl Target {
-    /// Connections to `address`, with these options.
-    pub fn new(address: Address, tuning: Tuning) -> Self {
-        Self { address, tuning: Arc::new(tuning), lookup: Arc::new(Semaphore::new(1)) }
+impl Dialler {
+    /// Connects with these options.
+    pub fn new(tuning: Tuning) -> Self {
+        Self { tuning: Arc::new(tuning), lookup: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Connects. A name is looked up now, and its addresses are tried in turn; each may take an equal share of
+    /// Connects to `address`. A name is looked up now, and its addresses are tried in turn; each may take an equal share of
     /// what is left of `patience`, so that one that does not answer leaves time for the next.
     ///
     /// # Errors
     /// That of the last address tried; `NotFound` where a name has none, `TimedOut` where there was no answer.
-    pub async fn connect(&self, patience: Duration) -> io::Result<Stream> {
+    pub async fn connect(&self, address: &Address, patience: Duration) -> io::Result<Stream> {
         let deadline = Instant::now() + patience;
-        let (host, port) = match &self.address {
+        let (host, port) = match address {
             Address::Unix(path) => return open(&SockAddr::unix(path)?, Domain::UNIX, &self.tuning).await,
             Address::Tcp { host, port } => (host, *port),
         };
@@ -147,9 +146,9 @@ fn refuse_self(socket: &SockRef<'_>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn target() -> Target {
+    fn dialler() -> Dialler {
         let tuning = Tuning { nodelay: true, keepalive: None, user_timeout: None, source: None };
-        Target::new(Address::Tcp { host: "127.0.0.1".into(), port: 1 }, tuning)
+        Dialler::new(tuning)
     }
 
     /// A listener whose queue is full: further connects get no answer.
@@ -173,8 +172,8 @@ mod tests {
         let good = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = vec![first, good.local_addr().unwrap()];
         let deadline = Instant::now() + Duration::from_secs(2);
-        assert!(target().connect_any(addresses, deadline).await.is_ok());
-        let error = target().connect_any(vec![first], Instant::now() + Duration::from_millis(50)).await;
+        assert!(dialler().connect_any(addresses, deadline).await.is_ok());
+        let error = dialler().connect_any(vec![first], Instant::now() + Duration::from_millis(50)).await;
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
@@ -188,8 +187,8 @@ mod tests {
             source: None,
         };
         let port = listener.local_addr().unwrap().port();
-        let target = Target::new(Address::Tcp { host: "127.0.0.1".into(), port }, tuning);
-        let stream = target.connect(Duration::from_secs(5)).await.unwrap();
+        let address = Address::Tcp { host: "127.0.0.1".into(), port };
+        let stream = Dialler::new(tuning).connect(&address, Duration::from_secs(5)).await.unwrap();
         let socket = stream.options().unwrap();
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(7));
@@ -200,9 +199,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_is_looked_up_already_is_waited_for() {
-        let target = target();
-        let hanging = target.lookup.clone().try_acquire_owned().unwrap();
-        let (lookup, count) = (target.clone(), target.clone());
+        let dialler = dialler();
+        let hanging = dialler.lookup.clone().try_acquire_owned().unwrap();
+        let (lookup, count) = (dialler.clone(), dialler.clone());
         let second = tokio::spawn(async move { lookup.resolve("localhost", 1).await });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use connect::Target;
+pub use connect::Dialler;
 pub use limits::{max_fds, open_fds, raise_fd_limit};
 pub use listen::{BACKLOG, Listener, TEMPORARY_NAME};
 pub use stream::{Interest, Stream};

@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::Pool;
 use super::backoff::Backoff;
+use super::balance::Endpoint;
+use super::cap::{Cap, Permit};
 use super::health::Health;
 use super::probe::{Found, Question};
 use crate::connection::{Connection, Connector, DialError, Ended, Shared, dial};
 use crate::events::{CloseReason, ConnectResult};
 use crate::lifecycle::{Alarm, Phase, earliest};
+use crate::net::Address;
 use crate::queue::{Connecting, Demand, EndpointDemand};
 
 /// A connection that dies sooner, without a reply, counts as a failed attempt.
@@ -34,7 +36,7 @@ pub struct Keeper {
     shared: Arc<Shared>,
     connector: Arc<dyn Connector>,
     /// The hard cap; every socket holds a permit until it is closed.
-    cap: Arc<Semaphore>,
+    cap: Arc<Cap>,
     tasks: JoinSet<Result<Ended, DialError>>,
     endpoint_of: HashMap<Id, usize>,
     names: Vec<Arc<str>>,
@@ -66,10 +68,16 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(pool: Arc<Pool>, shared: Arc<Shared>, connector: Arc<dyn Connector>) -> Self {
-        let names: Vec<Arc<str>> = pool.settings.endpoints.iter().map(|e| e.to_string().into()).collect();
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        shared: Arc<Shared>,
+        connector: Arc<dyn Connector>,
+        cap: Arc<Cap>,
+    ) -> Self {
+        let name = |endpoint: &Endpoint| endpoint.address.to_string().into();
+        let names: Vec<Arc<str>> = pool.settings.endpoints.iter().map(name).collect();
         Self {
-            cap: Arc::new(Semaphore::new(pool.settings.max_connections)),
+            cap,
             backoff: vec![Backoff::default(); names.len()],
             health: Health::new(pool.settings.health.clone(), names.len()),
             question: Question::new(&pool.settings.health, &shared.protocol, shared.settings.max_buffered)
@@ -164,7 +172,7 @@ impl Keeper {
                 return self.backoff.iter().filter_map(|b| b.until).filter(|until| *until > now).min();
             };
             // At the cap, the end of a connection wakes the keeper.
-            let Ok(permit) = self.cap.clone().try_acquire_owned() else {
+            let Some(permit) = self.cap.try_take() else {
                 if uncovered.is_some() {
                     self.touched = true;
                     if let Some(at) = self.backoff[endpoint].worth_at().filter(|at| *at > now) {
@@ -231,11 +239,12 @@ impl Keeper {
         Some(best)
     }
 
-    fn spawn(&mut self, endpoint: usize, permit: OwnedSemaphorePermit) {
+    fn spawn(&mut self, endpoint: usize, permit: Permit) {
         let connecting = self.pool.queue.connecting(endpoint);
         let connector = self.connector.clone();
         let (name, shared) = (self.names[endpoint].clone(), self.shared.clone());
-        let task = self.tasks.spawn(open_and_run(connector, endpoint, connecting, name, shared, permit));
+        let at = (endpoint, self.pool.settings.endpoints[endpoint].address.clone());
+        let task = self.tasks.spawn(open_and_run(connector, at, connecting, name, shared, permit));
         self.endpoint_of.insert(task.id(), endpoint);
     }
 
@@ -304,17 +313,17 @@ impl Keeper {
 
 async fn open_and_run(
     connector: Arc<dyn Connector>,
-    endpoint: usize,
+    (endpoint, address): (usize, Address),
     connecting: Connecting,
     name: Arc<str>,
     shared: Arc<Shared>,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 ) -> Result<Ended, DialError> {
     let mut back = shared.back.clone();
     // Cancel-safe: an attempt given up at shutdown closes its socket.
     let wire = tokio::select! {
         biased;
-        dialled = dial(&*connector, endpoint, &shared.settings) => dialled?,
+        dialled = dial(&*connector, (endpoint, &address), &shared.settings) => dialled?,
         () = back.reached(Phase::Draining) => {
             let text = "shutting down".to_owned();
             return Err(DialError { result: ConnectResult::Error, text });

@@ -4,6 +4,8 @@
 //! through that ticket.
 
 mod backoff;
+pub mod balance;
+mod cap;
 pub mod health;
 mod keeper;
 mod probe;
@@ -19,10 +21,10 @@ use crate::connection::{self, Connector, IdleLimit, Spread};
 use crate::events;
 use crate::exchange::{self, Ticket};
 use crate::lifecycle::{Phase, Watch};
-use crate::net::Address;
 use crate::protocol::{Mode, Protocol, Refusal, Request};
 use crate::queue::{self, Figures, Queue, Retry};
 use crate::wire::Budget;
+pub use cap::Cap;
 pub use keeper::Keeper;
 
 /// In flight on every connection when a multiplexing pool opens another one.
@@ -31,8 +33,10 @@ const GROW_AT_MULTIPLEX: usize = 16;
 /// What a pool needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The addresses of the upstream.
-    pub endpoints: Vec<Address>,
+    /// Where the upstream is.
+    pub endpoints: Vec<balance::Endpoint>,
+    /// How they share the requests.
+    pub balance: balance::Settings,
     /// How connections are shared.
     pub mode: Mode,
     /// Connections kept warm.
@@ -99,6 +103,7 @@ impl Pool {
         budget: Budget,
         back: Watch,
         connector: Arc<dyn Connector>,
+        cap: Arc<Cap>,
     ) -> (Arc<Self>, Keeper) {
         let room = match settings.mode {
             Mode::Exclusive => 1,
@@ -129,7 +134,7 @@ impl Pool {
         let idle_limits = shared.idle_limits.clone();
         let floor = watch::Sender::new(false);
         let pool = Arc::new(Self { settings, queue, events, back, floor, idle_limits });
-        let keeper = Keeper::new(pool.clone(), shared, connector);
+        let keeper = Keeper::new(pool.clone(), shared, connector, cap);
         (pool, keeper)
     }
 
@@ -214,10 +219,8 @@ impl Pool {
     /// Figures of each endpoint, in the order of the settings.
     pub fn endpoints(&self) -> Vec<EndpointFigures> {
         let known = self.queue.endpoints_up().into_iter().zip(&*self.idle_limits);
-        let figures = |(address, (up, limit)): (&Address, (bool, &Arc<IdleLimit>))| EndpointFigures {
-            address: address.to_string(),
-            up,
-            idle_limit: limit.learned(),
+        let figures = |(endpoint, (up, limit)): (&balance::Endpoint, (bool, &Arc<IdleLimit>))| {
+            EndpointFigures { address: endpoint.address.to_string(), up, idle_limit: limit.learned() }
         };
         self.settings.endpoints.iter().zip(known).map(figures).collect()
     }

@@ -204,7 +204,8 @@ fn pool_settings(rng: &mut Rng, mode: Mode) -> pool::Settings {
     let spoken_to = chance(rng, 20);
     let (expect, send) = GREETING;
     pool::Settings {
-        endpoints: (1..=rng.u16(1..=3)).map(endpoint).collect(),
+        endpoints: (1..=rng.u16(1..=3)).map(endpoint).map(Into::into).collect(),
+        balance: pool::balance::Settings::default(),
         mode,
         min_connections: rng.usize(0..=max_connections),
         max_connections,

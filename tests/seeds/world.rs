@@ -10,7 +10,8 @@ use warmline::connection::{Connecting, Connector};
 use warmline::events::meter::{Family, Label};
 use warmline::events::{self, CloseReason, Outcome};
 use warmline::lifecycle::Switch;
-use warmline::pool::Pool;
+use warmline::net::Address;
+use warmline::pool::{Cap, Pool};
 use warmline::protocol::Mode;
 use warmline::session::{self, IdleClients, Session};
 use warmline::wire::{Budget, memory};
@@ -65,7 +66,7 @@ struct Endpoints {
 }
 
 impl Connector for Endpoints {
-    fn connect(&self, endpoint: usize) -> Connecting {
+    fn connect(&self, endpoint: usize, _: &Address) -> Connecting {
         let dialling = self.oracle.dials(self.plan.pool.max_connections);
         let (plan, oracle, start) = (self.plan.clone(), self.oracle.clone(), self.start);
         let calm = start + plan.calm;
@@ -134,6 +135,7 @@ impl World {
             budget.clone(),
             back.watch(),
             Arc::new(endpoints),
+            Cap::new(plan.pool.max_connections),
         );
         let shared = Arc::new(session::Shared {
             settings: plan.session.clone(),

@@ -51,13 +51,13 @@ impl Keeper {
         if cold || demand.connecting > 0 || !self.backoff[endpoint].is_over(now) {
             return;
         }
-        match self.cap.clone().try_acquire_owned() {
-            Ok(permit) => {
+        match self.cap.try_take() {
+            Some(permit) => {
                 self.probing[endpoint] = true;
                 self.spawn(endpoint, permit);
             }
             // Without a connection nothing would ever show that it is well again.
-            Err(_) => self.without_room[endpoint] = true,
+            None => self.without_room[endpoint] = true,
         }
     }
 
@@ -75,7 +75,7 @@ impl Keeper {
 
     /// All connections to an endpoint are busy, for whatever reason: another one asks.
     fn connect_to_ask(&mut self, endpoint: usize) {
-        if let Ok(permit) = self.cap.clone().try_acquire_owned() {
+        if let Some(permit) = self.cap.try_take() {
             self.spawn(endpoint, permit);
         }
     }

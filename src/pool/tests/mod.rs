@@ -21,7 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn two_endpoints(mode: Mode, min: usize, max: usize) -> super::Settings {
     let endpoint = |port| Address::Tcp { host: "a".into(), port };
-    super::Settings { endpoints: vec![endpoint(1), endpoint(2)], ..settings(mode, min, max) }
+    super::Settings { endpoints: vec![endpoint(1).into(), endpoint(2).into()], ..settings(mode, min, max) }
 }
 
 #[tokio::test(start_paused = true)]

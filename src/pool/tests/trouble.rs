@@ -16,7 +16,7 @@ use crate::events::{self, Outcome};
 use crate::frame::Endian;
 use crate::lifecycle::Switch;
 use crate::net::Address;
-use crate::pool::Pool;
+use crate::pool::{Cap, Pool};
 use crate::protocol::frame::{Condition, Frame, Heartbeat, Length, Size};
 use crate::protocol::{Mode, Protocol, Request, frame, line};
 use crate::wire::{Budget, Purpose};
@@ -221,12 +221,13 @@ fn real(mode: Mode, protocol: Arc<dyn Protocol>) -> (TcpListener, Arc<Pool>, Swi
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut limits = settings(mode, 1, 1);
-    limits.endpoints = vec![Address::Tcp { host: "127.0.0.1".into(), port }];
+    limits.endpoints = vec![Address::Tcp { host: "127.0.0.1".into(), port }.into()];
     let events = Arc::new(events::Upstream::new("u"));
     let back = Switch::new();
-    let connector = Arc::new(Network::new(&limits.endpoints, &limits.connection));
+    let connector = Arc::new(Network::new(&limits.connection));
     let budget = Budget::new(1 << 20);
-    let (pool, keeper) = Pool::new(limits, protocol, events.clone(), budget, back.watch(), connector);
+    let cap = Cap::new(1);
+    let (pool, keeper) = Pool::new(limits, protocol, events.clone(), budget, back.watch(), connector, cap);
     tokio::spawn(keeper.run());
     (listener, pool, back, events)
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::super::{Pool, Settings, health};
+use super::super::{Cap, Pool, Settings, balance, health};
 use crate::connection::{self, Connecting, Connector, Idempotent};
 use crate::events::{self, Outcome};
 use crate::exchange::{Answer, Ticket};
@@ -58,7 +58,7 @@ struct Script {
 }
 
 impl Connector for Script {
-    fn connect(&self, endpoint: usize) -> Connecting {
+    fn connect(&self, endpoint: usize, _: &Address) -> Connecting {
         let mut failures = self.failures.lock().unwrap();
         if failures.front().is_some_and(|(e, _)| *e == endpoint) {
             let (_, kind) = failures.pop_front().unwrap();
@@ -88,7 +88,8 @@ pub(crate) struct World {
 
 pub(crate) fn settings(mode: Mode, min: usize, max: usize) -> Settings {
     Settings {
-        endpoints: vec![Address::Tcp { host: "a".into(), port: 1 }],
+        endpoints: vec![Address::Tcp { host: "a".into(), port: 1 }.into()],
+        balance: balance::Settings { slow_start: Duration::ZERO, ..Default::default() },
         mode,
         min_connections: min,
         max_connections: max,
@@ -136,8 +137,9 @@ impl World {
         let back = Switch::new();
         let (doors, receiver) = mpsc::channel(64);
         let script = Arc::new(Script { doors, failures: Mutex::default(), closed: Mutex::default() });
+        let cap = Cap::new(settings.max_connections);
         let (pool, keeper) =
-            Pool::new(settings, protocol, events.clone(), budget, back.watch(), script.clone());
+            Pool::new(settings, protocol, events.clone(), budget, back.watch(), script.clone(), cap);
         let keeper = tokio::spawn(keeper.run());
         Self { pool, events, back, keeper, script, doors: receiver }
     }

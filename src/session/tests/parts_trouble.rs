@@ -9,7 +9,7 @@ use super::*;
 use crate::connection::{Connecting, Connector};
 use crate::events;
 use crate::net::{Access, Address, Listener};
-use crate::pool::Pool;
+use crate::pool::{Cap, Pool};
 
 /// A client begins a large request, and the server has read the front of it. Returns the tag too.
 async fn begin_upload(front: &mut Front, extra: usize) -> (Client, Server, u32, Vec<u8>) {
@@ -161,7 +161,7 @@ async fn when_a_place_for_uploads_is_free_a_connection_is_opened() {
 struct Wide(tokio::sync::mpsc::Sender<Wire>);
 
 impl Connector for Wide {
-    fn connect(&self, _: usize) -> Connecting {
+    fn connect(&self, _: usize, _: &Address) -> Connecting {
         let (near, far) = memory::pair(1 << 20);
         let doors = self.0.clone();
         Box::pin(async move {
@@ -190,6 +190,7 @@ async fn a_large_oneway_ends_although_the_kernel_takes_its_last_part_at_once() {
             budget.clone(),
             back.watch(),
             Arc::new(Wide(doors)),
+            Cap::new(1),
         );
         tokio::spawn(keeper.run());
         let shared = Arc::new(Shared {
@@ -219,7 +220,7 @@ async fn a_large_oneway_ends_although_the_kernel_takes_its_last_part_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_well_gets_two_large_replies_from_two_connections() {
     let mut front = start_with(Mode::Multiplex, |pool, _| {
-        pool.endpoints.push(Address::Tcp { host: "b".into(), port: 1 });
+        pool.endpoints.push(Address::Tcp { host: "b".into(), port: 1 }.into());
         (pool.min_connections, pool.max_connections) = (2, 2);
     });
     let (mut one, mut two) = (front.server().await, front.server().await);
