@@ -6,6 +6,7 @@
 //! no exchange dropped, which wakes a session: on another thread it would run into the lock.
 
 mod endpoint;
+pub mod rendezvous;
 mod retry;
 mod roster;
 mod seat;
