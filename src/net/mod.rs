@@ -2,6 +2,7 @@
 //! `tokio::net` and the only one with unsafe code.
 
 mod connect;
+mod host;
 mod limits;
 mod listen;
 mod resolve;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use connect::Dialler;
+pub use host::host;
 pub use limits::{max_fds, open_fds, raise_fd_limit};
 pub use listen::{BACKLOG, Listener, TEMPORARY_NAME};
 pub use resolve::{Answer, Found, HAS_SRV, Lookup};

@@ -11,6 +11,8 @@ mod keeper;
 #[cfg_attr(not(test), expect(dead_code, reason = "the keeper does not ask yet"))]
 pub mod names;
 mod probe;
+#[cfg_attr(not(test), expect(dead_code, reason = "the keeper does not choose yet"))]
+mod subset;
 
 use std::fmt;
 use std::sync::Arc;
