@@ -64,7 +64,7 @@ pub(super) enum Heard {
 #[derive(Debug)]
 pub(super) struct Names {
     endpoints: Vec<Endpoint>,
-    names: Vec<Name>,
+    known: Vec<Name>,
     /// Between two look-ups of a name.
     resolve: Duration,
     lookups: JoinSet<Looked>,
@@ -77,7 +77,7 @@ type Looked = (io::Result<Answer>, Option<Resolving>);
 
 #[derive(Debug)]
 struct Name {
-    name: Address,
+    address: Address,
     /// The last answer, sorted; empty = there was none yet.
     found: Vec<Found>,
     /// How long an answer holds.
@@ -101,7 +101,7 @@ impl Names {
         events: Arc<events::Upstream>,
     ) -> Self {
         let lookups = JoinSet::new();
-        let mut names = Self { endpoints: Vec::new(), names: Vec::new(), resolve, lookups, resolver, events };
+        let mut names = Self { endpoints: Vec::new(), known: Vec::new(), resolve, lookups, resolver, events };
         names.set(endpoints, resolve);
         names
     }
@@ -110,22 +110,22 @@ impl Names {
     pub(super) fn set(&mut self, endpoints: &[Endpoint], resolve: Duration) {
         let now = Instant::now();
         (self.endpoints, self.resolve) = (endpoints.to_vec(), resolve);
-        let mut known = std::mem::take(&mut self.names);
+        let mut old = std::mem::take(&mut self.known);
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.address.is_name()) {
-            let name = match known.iter().position(|name| name.name == endpoint.address) {
-                Some(at) => known.swap_remove(at),
+            let name = match old.iter().position(|name| name.address == endpoint.address) {
+                Some(at) => old.swap_remove(at),
                 None => Name::new(endpoint.address.clone(), now),
             };
-            self.names.push(name);
+            self.known.push(name);
         }
-        self.names.iter_mut().for_each(|name| name.due = name.due.min(now + resolve));
-        known.into_iter().filter_map(|name| name.under_way).for_each(|under_way| under_way.abort());
+        self.known.iter_mut().for_each(|name| name.due = name.due.min(now + resolve));
+        old.into_iter().filter_map(|name| name.under_way).for_each(|under_way| under_way.abort());
     }
 
     /// Starts the look-ups that are due.
     pub(super) fn start_due(&mut self, now: Instant) {
-        for name in self.names.iter_mut().filter(|name| name.is_idle() && name.due <= now) {
-            let mut resolving = self.resolver.resolve(&name.name);
+        for name in self.known.iter_mut().filter(|name| name.is_idle() && name.due <= now) {
+            let mut resolving = self.resolver.resolve(&name.address);
             let task = self.lookups.spawn(async move {
                 match timeout(PATIENCE, &mut resolving).await {
                     Ok(looked) => (looked, None),
@@ -138,7 +138,7 @@ impl Names {
 
     /// When the next look-up is due.
     pub(super) fn next_at(&self) -> Option<Instant> {
-        self.names.iter().filter(|name| name.is_idle()).map(|name| name.due).min()
+        self.known.iter().filter(|name| name.is_idle()).map(|name| name.due).min()
     }
 
     /// Waits until a look-up ends. Cancel-safe: one that has ended stays in the set until it is taken out.
@@ -153,7 +153,7 @@ impl Names {
 
     /// A connect to `address` failed: the name it belongs to is looked up soon.
     pub(super) fn hurry(&mut self, address: &Address, now: Instant) {
-        for name in &mut self.names {
+        for name in &mut self.known {
             if name.found.iter().any(|found| Address::from(found.address) == *address) {
                 name.due = name.due.min(name.asked.map_or(now, |asked| now.max(asked + PAUSE)));
             }
@@ -162,7 +162,7 @@ impl Names {
 
     /// There are requests: what has no address yet is looked up soon.
     pub(super) fn shorten(&mut self, now: Instant) {
-        for name in self.names.iter_mut().filter(|name| name.found.is_empty()) {
+        for name in self.known.iter_mut().filter(|name| name.found.is_empty()) {
             name.backoff.shorten(now);
             name.due = name.backoff.until.map_or(name.due, |until| name.due.min(until));
         }
@@ -173,7 +173,7 @@ impl Names {
         let mut all: Vec<Endpoint> = Vec::new();
         let mut seen = std::collections::HashSet::new();
         for endpoint in &self.endpoints {
-            let found = self.names.iter().find(|name| name.name == endpoint.address);
+            let found = self.known.iter().find(|name| name.address == endpoint.address);
             match found {
                 Some(name) => all.extend(name.found.iter().map(|found| of(endpoint, found))),
                 None => all.push(endpoint.clone()),
@@ -189,17 +189,17 @@ impl Names {
 
     /// Whether a name has no address yet.
     pub(super) fn lacks_one(&self) -> bool {
-        self.names.iter().any(|name| name.found.is_empty())
+        self.known.iter().any(|name| name.found.is_empty())
     }
 
     fn ended(&mut self, done: Result<(Id, Looked), JoinError>, now: Instant) -> Option<Heard> {
         let id = done.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let place = self.names.iter().position(|name| name.is_looked_up_by(id))?;
+        let place = self.known.iter().position(|name| name.is_looked_up_by(id))?;
         let (looked, left) = match done {
             Ok((_, (looked, left))) => (looked, left),
             Err(panic) => (Err(io::Error::other(panic)), None),
         };
-        let name = &mut self.names[place];
+        let name = &mut self.known[place];
         name.under_way = left.map(|left| self.lookups.spawn(async move { (left.await, None) }));
         let was_late = std::mem::replace(&mut name.late, name.under_way.is_some());
         match looked.and_then(Answer::or_not_found) {
@@ -210,29 +210,29 @@ impl Names {
     }
 
     fn answered(&mut self, place: usize, answer: Answer, now: Instant) -> Heard {
-        let name = &mut self.names[place];
+        let name = &mut self.known[place];
         let Answer { mut found, ttl } = answer;
         found.sort_unstable_by_key(|found| (found.address, found.backup));
         found.dedup_by_key(|found| found.address);
         (name.holds, name.backoff) = (ttl, Backoff::default());
         name.due = now + pause(self.resolve, name.holds);
-        self.events.resolved(&name.name);
+        self.events.resolved(&name.address);
         if name.found == found {
             return Heard::Same;
         }
         name.found = found;
-        self.events.addresses_changed(&name.name, &List(&name.found));
+        self.events.addresses_changed(&name.address, &List(&name.found));
         Heard::Changed
     }
 
     fn failed(&mut self, place: usize, fault: &io::Error, now: Instant) -> Heard {
-        let name = &mut self.names[place];
+        let name = &mut self.known[place];
         let missing = name.found.is_empty();
         let retry_in = if missing { name.backoff.fail(now, false) } else { pause(self.resolve, name.holds) };
         name.due = now + retry_in;
-        self.events.resolve_failed(&name.name, fault, retry_in);
+        self.events.resolve_failed(&name.address, fault, retry_in);
         if missing {
-            Heard::Missing { name: name.name.clone(), fault: fault.to_string(), retry_in }
+            Heard::Missing { name: name.address.clone(), fault: fault.to_string(), retry_in }
         } else {
             Heard::Same
         }
@@ -240,9 +240,9 @@ impl Names {
 }
 
 impl Name {
-    fn new(name: Address, now: Instant) -> Self {
+    fn new(address: Address, now: Instant) -> Self {
         Self {
-            name,
+            address,
             found: Vec::new(),
             holds: None,
             backoff: Backoff::default(),

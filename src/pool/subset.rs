@@ -18,9 +18,9 @@ pub(super) fn choose(endpoints: &mut Vec<Endpoint>, size: usize, host: u64, upst
     let key = draw(host, hash(upstream.as_bytes()));
     let drawn = |endpoint: &Endpoint| draw(key, hash(endpoint.address.to_string().as_bytes()));
     let lowest = [false, true].map(|backup| {
-        let mut draws: Vec<_> = endpoints.iter().filter(|e| e.backup == backup).map(drawn).collect();
-        draws.sort_unstable_by_key(|draw| Reverse(*draw));
-        draws.get(size - 1).copied().unwrap_or(0)
+        let mut all: Vec<_> = endpoints.iter().filter(|e| e.backup == backup).map(drawn).collect();
+        all.sort_unstable_by_key(|draw| Reverse(*draw));
+        all.get(size - 1).copied().unwrap_or(0)
     });
     endpoints.retain(|endpoint| drawn(endpoint) >= lowest[usize::from(endpoint.backup)]);
 }
