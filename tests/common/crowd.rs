@@ -51,7 +51,7 @@ pub(crate) enum End {
 }
 
 impl Crowd {
-    /// So many clients, which ask for these verbs in turns.
+    /// So many clients, which ask for these verbs in turns, each under an id of its own.
     pub(crate) fn start(protocol: Protocol, address: &str, clients: usize, verbs: &[&str]) -> Self {
         let shared = Arc::<Shared>::default();
         let start = |_| {
@@ -106,7 +106,8 @@ impl Shared {
     fn keep_asking(&self, protocol: Protocol, address: &str, verbs: &[String]) -> Vec<Call> {
         let mut calls = Vec::new();
         while !self.stop.load(SeqCst) && self.asked.fetch_add(1, SeqCst) < MOST {
-            let call = self.ask(protocol, address, &verbs[calls.len() % verbs.len()]);
+            let turn = calls.len() % verbs.len();
+            let call = self.ask(protocol, address, &verbs[turn], turn as u64 + 1);
             let replied = call.end == End::Replied;
             let (counter, pause) =
                 if replied { (&self.replied, PAUSES.0) } else { (&self.refused, PAUSES.1) };
@@ -117,10 +118,10 @@ impl Shared {
         calls
     }
 
-    fn ask(&self, protocol: Protocol, address: &str, verb: &str) -> Call {
+    fn ask(&self, protocol: Protocol, address: &str, verb: &str, id: u64) -> Call {
         let began = self.tick();
         let mut client = Client::connect(address, protocol.wire);
-        let asked = Asked::new(protocol.wire, verb, 100);
+        let asked = Asked::with_id(protocol.wire, verb, 100, id);
         client.send(&asked.bytes);
         let end = match client.message() {
             None => End::Closed,
