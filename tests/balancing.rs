@@ -117,10 +117,11 @@ fn judge(daemon: &Daemon, endpoints: &mut [Endpoint], calls: &[Call], deaths: us
     let of = |end| calls.iter().filter(|call| call.end == end).map(|call| call.nonce).collect::<Vec<_>>();
     let (replied, failed) = (of(End::Replied), of(End::Refused));
     assert_eq!(of(End::Closed).len(), 0, "closed without a word");
-    assert!(failed.len() <= deaths * CLIENTS, "{} failed", failed.len());
+    let lost = daemon.outcome("lost");
+    assert!(failed.len() <= deaths * CLIENTS, "{} failed, {lost} of them lost", failed.len());
     daemon.assert_conserved();
-    assert_eq!(daemon.outcome("lost"), failed.len() as u64);
-    assert_eq!(daemon.outcome("ok") + daemon.outcome("lost"), daemon.metric("requests_total", &[]));
+    assert_eq!(lost, failed.len() as u64);
+    assert_eq!(daemon.outcome("ok") + lost, daemon.metric("requests_total", &[]));
     let mut seen = HashMap::<u128, u32>::new();
     for (nonce, count) in endpoints.iter().flat_map(Endpoint::journal) {
         *seen.entry(nonce).or_default() += count;
