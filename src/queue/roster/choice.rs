@@ -58,7 +58,7 @@ impl Standards {
     }
 
     /// Whether it gets nothing, however little it has.
-    fn leave_out(self, endpoint: &Endpoint) -> bool {
+    pub(super) fn leave_out(self, endpoint: &Endpoint) -> bool {
         endpoint.removed || !self.reach(endpoint) || (self.good && endpoint.is_left_out())
     }
 }
