@@ -377,7 +377,7 @@ fn a_greedy_client_starves_nobody() {
         let plan = p.pool(&server, 2).set("pool.max_in_flight", "4").set("pool.max_waiting", "128");
         let daemon = plan.set("pool.max_per_client", "1000").level("info").workers(workers).start_ready();
         let (told, stop) = (Told::default(), AtomicBool::new(false));
-        let calls = std::thread::scope(|scope| {
+        let (calls, greedy) = std::thread::scope(|scope| {
             scope.spawn(|| is_greedy(&p, &daemon.address, &told, &stop));
             eventually("refusals", || (told.refusals.load(SeqCst) > 0).then_some(()));
             let before = told.replies.load(SeqCst);
@@ -388,19 +388,14 @@ fn a_greedy_client_starves_nobody() {
             stop.store(true, SeqCst);
             (calls, greedy)
         });
-        let (calls, greedy) = calls;
         let mut answered = vec![0; POLITE];
         calls.iter().filter(|call| call.end == End::Replied).for_each(|call| answered[call.client] += 1);
         let refused = calls.iter().filter(|call| call.end != End::Replied).count();
         let equal = (answered.iter().sum::<u64>() + greedy) / (POLITE as u64 + 1);
         let least = answered.iter().min().unwrap();
-        eprintln!(
-            "greedy {greedy} refused {:?}; polite: least {least} equal {equal} refused {refused} of {}",
-            told.refusals,
-            calls.len()
-        );
         assert!(least * 2 >= equal, "{answered:?} beside {greedy}");
-        assert_eq!(refused, 0, "polite ones, of {}", calls.len());
+        assert!(greedy <= 5 * equal, "{greedy} where {equal} are an equal share");
+        assert!(refused * 100 <= calls.len(), "{refused} polite ones refused, of {}", calls.len());
         daemon.assert_conserved();
         server.assert_no_violation();
     }
