@@ -85,7 +85,7 @@ impl Addresses {
             let twice = self.taken.iter().find(|(other, _)| clash(other, address));
             if let Some((_, by)) = twice {
                 let help = match address {
-                    Address::Tcp { .. } => "give one of the two another port",
+                    Address::Tcp { .. } | Address::Srv(_) => "give one of the two another port",
                     Address::Unix(_) => "give one of the two another path",
                 };
                 report.wrong(at, &key, format!("`{address}` clashes with `{by}`"), help.to_owned());
@@ -166,7 +166,7 @@ fn socket_file(report: &mut Report<'_>, at: &[&str], key: &str, path: &Path) {
 fn is_bindable(address: &Address) -> bool {
     match address {
         Address::Unix(_) => true,
-        Address::Tcp { host, .. } => host == "localhost" || host.parse::<IpAddr>().is_ok(),
+        Address::Tcp { .. } | Address::Srv(_) => !address.is_name(),
     }
 }
 

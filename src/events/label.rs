@@ -68,6 +68,12 @@ label! {
         IdleLimit = "idle_limit",
         /// Its endpoint was ejected.
         Ejected = "ejected",
+        /// It made room for one to another endpoint.
+        Balance = "balance",
+        /// The configuration has no room for it any more, or another pool has taken over.
+        Retuned = "retuned",
+        /// Its endpoint is one no longer.
+        Removed = "removed",
         /// `max_lifetime`.
         Lifetime = "lifetime",
         /// `max_requests`, or the tags are used up.
@@ -132,6 +138,16 @@ label! {
         Preamble = "preamble",
         /// Anything else.
         Error = "error",
+    }
+}
+
+label! {
+    /// How a look-up of a name ended.
+    ResolveResult {
+        /// It has addresses.
+        Ok = "ok",
+        /// It has none, or nobody knows.
+        Failed = "failed",
     }
 }
 
