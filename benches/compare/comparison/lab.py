@@ -182,6 +182,12 @@ def cpu_us(pid):
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
 
 
+def queued_us(pid):
+    """Time that the threads of a process have waited for a processor so far."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) / 1000
+
+
 def resident_kib(pid):
     """Resident memory of a process and its children."""
     total = 0

@@ -10,7 +10,7 @@ from string import Template
 
 from .cases import Case
 from .contenders import LAYOUTS, LISTEN, UPSTREAM
-from .lab import CONFIGS, Failed, Lab, cpu_us, resident_kib
+from .lab import CONFIGS, Failed, Lab, cpu_us, queued_us, resident_kib
 from .report import table, targets_json, targets_table
 from .scale_measure import wait_for_connections
 from .targets import Target
@@ -80,9 +80,11 @@ def measure(case, plan, programs):
 def point(lab, proxy, asks, plan, load):
     rate = round(load * CAPACITY)
     requests = round(rate * plan.seconds)
-    before, cpu = refusals(lab), cpu_us(proxy.pid)
+    both = (proxy.pid, lab.upstream.pid)
+    before, cpu, waited = refusals(lab), cpu_us(proxy.pid), [queued_us(pid) for pid in both]
     report = lab.load(asks, requests, rate, in_flight=PLACES, settle=plan.settle)
-    cpu, refused = cpu_us(proxy.pid) - cpu, refusals(lab)
+    cpu, waited = cpu_us(proxy.pid) - cpu, [queued_us(pid) - past for pid, past in zip(both, waited)]
+    refused = refusals(lab)
     refused = {reason: count - before.get(reason, 0) for reason, count in refused.items() if count > before.get(reason, 0)}
     told = sum(report["refused"].values())
     if told != sum(refused.values()):
@@ -92,7 +94,8 @@ def point(lab, proxy, asks, plan, load):
             "of_capacity": report["goodput"] / CAPACITY, "right": report["right"], "refused": refused,
             "words": report["refused"], "wrong": report["wrong"], "failed": failed,
             "p50_ms": report["latency_us"]["p50"] / 1000, "p99_ms": report["latency_us"]["p99"] / 1000,
-            "busy": cpu / 1e6 / report["seconds"], "peak_kib": peak_kib(proxy.pid)}
+            "busy": cpu / 1e6 / report["seconds"], "waited": max(waited) / 1e6 / report["seconds"],
+            "peak_kib": peak_kib(proxy.pid)}
 
 
 def refusals(lab):
@@ -173,9 +176,10 @@ class Results:
             rows.append((f"{load:g}", f"**{middle('of_peak', digits=3)}**",
                          f"{min(run['of_peak'] for run in runs):.3f}", middle("of_capacity", digits=3), shares(runs),
                          f"{sum(run['wrong'] for run in runs)}, {sum(run['failed'] for run in runs)}",
-                         middle("p50_ms"), middle("p99_ms"), middle("busy", 100), middle("peak_kib", 1 / 1024, 1)))
+                         middle("p50_ms"), middle("p99_ms"), middle("busy", 100), middle("waited", 100),
+                         middle("peak_kib", 1 / 1024, 1)))
         yield from table(("offered, of the capacity", "goodput, of its peak", "least", "goodput, of the capacity", "refused",
-                          "wrong, failed", "served: p50, ms", "p99, ms", "CPU, % of a core", "most resident so far, MiB"), rows)
+                          "wrong, failed", "served: p50, ms", "p99, ms", "CPU, % of a core", "without a core, %", "most resident so far, MiB"), rows)
 
 
 def shares(runs):
