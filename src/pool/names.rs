@@ -37,8 +37,8 @@ pub trait Resolver: fmt::Debug + Send + Sync {
 
 impl Resolver for Lookup {
     fn resolve(&self, name: &Address) -> Resolving {
-        let (lookup, name) = (self.clone(), name.clone());
-        Box::pin(async move { lookup.resolve(&name).await })
+        let name = name.clone();
+        Box::pin(async move { Lookup.resolve(&name).await })
     }
 }
 
