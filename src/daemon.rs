@@ -21,8 +21,8 @@ use crate::connection::Network;
 use crate::events::{self, process};
 use crate::lifecycle::{Phase, Switch, Watch};
 use crate::listener::{Listener, Places};
-use crate::net::{self, Access, Address, Inherited};
-use crate::pool::{Cap, EndpointFigures, Keeper, Pool};
+use crate::net::{self, Access, Address, Inherited, Lookup};
+use crate::pool::{Cap, EndpointFigures, Keeper, Means, Pool};
 use crate::session::{self, IdleClients};
 use crate::systemd;
 use crate::wire::Budget;
@@ -210,8 +210,11 @@ impl Daemon {
 
     fn start_upstream(&mut self, plan: plan::Upstream, sockets: Vec<net::Listener>) -> Result<(), Error> {
         let events = Arc::new(events::Upstream::new(&plan.name));
-        let connector = Network::new(&plan.pool.connection);
-        let cap = Cap::new(plan.pool.max_connections);
+        let means = Means {
+            connector: Arc::new(Network::new(&plan.pool.connection)),
+            resolver: Arc::new(Lookup::default()),
+            cap: Cap::new(plan.pool.max_connections),
+        };
         let budget = self.budget.clone();
         let (pool, keeper) = Pool::new(
             plan.pool,
@@ -219,8 +222,7 @@ impl Daemon {
             events.clone(),
             budget.clone(),
             self.back.watch(),
-            Arc::new(connector),
-            cap,
+            means,
         );
         self.keepers.spawn_on(Keeper::run(keeper), self.workers.home(self.pools.len()));
         let session = Arc::new(session::Shared {
