@@ -12,7 +12,7 @@ use super::Address;
 use super::records::{services, ttl};
 
 /// Looks names up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Lookup;
 
 /// What a name stands for.
