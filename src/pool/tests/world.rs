@@ -81,7 +81,7 @@ impl Connector for Script {
 
 /// Connections from `connector`, and names that nobody knows.
 pub(crate) fn means(connector: Arc<dyn Connector>, cap: usize) -> Means {
-    Means { connector, resolver: Arc::new(Lookup::default()), cap: Cap::new(cap) }
+    Means { connector, resolver: Arc::new(Lookup), cap: Cap::new(cap) }
 }
 
 /// A pool and its surroundings.
