@@ -212,7 +212,7 @@ impl Daemon {
         let events = Arc::new(events::Upstream::new(&plan.name));
         let means = Means {
             connector: Arc::new(Network::new(&plan.pool.connection)),
-            resolver: Arc::new(Lookup::default()),
+            resolver: Arc::new(Lookup),
             cap: Cap::new(plan.pool.max_connections),
         };
         let budget = self.budget.clone();
