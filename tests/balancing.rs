@@ -279,7 +279,9 @@ fn follows_the_weights(p: &Protocol, policy: &str) {
         for (clients, requests, verb) in [(20_000, 1, "delay:1"), (1, 10_000, "echo")] {
             let before = given();
             let load = format!("--connections {clients} --requests-per-connection {requests} --verb {verb}");
-            Load::start(&daemon.address, p.wire, &format!("{load} --concurrency 16")).finish().assert_all_ok(clients * requests);
+            Load::start(&daemon.address, p.wire, &format!("{load} --concurrency 16"))
+                .finish()
+                .assert_all_ok(clients * requests);
             let counts = given().iter().zip(before).map(|(now, before)| now - before).collect::<Vec<_>>();
             assert_eq!(counts.iter().sum::<u64>(), clients * requests);
             assert!(
