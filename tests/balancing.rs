@@ -160,7 +160,7 @@ fn share_evenly(crowd: &Crowd, endpoints: &[Endpoint]) {
 }
 
 fn keys_of_one_of_three_that_is_killed(p: &Protocol) {
-    for (key, workers) in WORKERS.iter().flat_map(|w| [(Key::Method, *w), (Key::Bytes, *w)]) {
+    for (key, workers) in [Key::Method, Key::Bytes].into_iter().zip(WORKERS) {
         keys_around_a_death(p, key, workers);
     }
 }
@@ -267,7 +267,7 @@ fn round_robin_follows_the_weights(p: &Protocol) {
     follows_the_weights(p, "round_robin");
 }
 
-/// 20,000 requests of short clients, and 10,000 of one that asks again and again.
+/// On each number of threads 10,000 requests of short clients, and 5,000 of one that asks again and again: 30,000.
 fn follows_the_weights(p: &Protocol, policy: &str) {
     for (weights, workers) in WORKERS.iter().flat_map(|workers| [([1; 3], *workers), ([1, 2, 3], *workers)]) {
         let mut servers = [(); 3].map(|()| p.server());
@@ -276,7 +276,7 @@ fn follows_the_weights(p: &Protocol, policy: &str) {
         let daemon = plan.level("info").set("pool.min_connections", "3").start_ready();
         let mut given = move || servers.each_mut().map(|server| server.count("requests"));
         // A time of its own makes servers equal that a busy machine does not.
-        for (clients, requests, verb) in [(20_000, 1, "delay:1"), (1, 10_000, "echo")] {
+        for (clients, requests, verb) in [(10_000, 1, "delay:1"), (1, 5_000, "echo")] {
             let before = given();
             let load = format!("--connections {clients} --requests-per-connection {requests} --verb {verb}");
             Load::start(&daemon.address, p.wire, &format!("{load} --concurrency 16"))
@@ -371,7 +371,7 @@ fn lifetimes_spread_connections(p: &Protocol) {
 
 /// The cap is reached all the time, and clients wait.
 fn a_restarted_one_has_its_share_of_a_full_pool(p: &Protocol) {
-    for (policy, workers) in WORKERS.iter().flat_map(|w| [("least_in_flight", *w), ("round_robin", *w)]) {
+    for (policy, workers) in ["least_in_flight", "round_robin"].into_iter().zip(WORKERS) {
         let mut endpoints = [(); 2].map(|()| Endpoint::new(*p));
         let plan = hasty(by_policy(p, policy)).endpoints(&addresses(&endpoints)).workers(workers);
         let daemon = plan.without("pool.max_connections").set("pool.max_connections", "8").start_ready();
