@@ -98,8 +98,9 @@ impl Plan {
 
     /// Carries to these endpoints, and to a backup where none of them is left.
     pub(crate) fn with_backup(self, addresses: &[&str], backup: &str) -> Self {
-        let first = addresses.iter().map(|address| format!("{address:?}, ")).collect::<String>();
-        let list = format!("[{first}{{ address = {backup:?}, backup = true }}]");
+        let mut list = addresses.iter().map(|address| format!("{address:?}")).collect::<Vec<_>>();
+        list.push(format!("{{ address = {backup:?}, backup = true }}"));
+        let list = format!("[{}]", list.join(", "));
         self.without("endpoints").set("endpoints", &list)
     }
 
