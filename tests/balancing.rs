@@ -128,7 +128,9 @@ fn judge(daemon: &Daemon, endpoints: &mut [Endpoint], calls: &[Call], deaths: us
     }
     assert_eq!(seen.values().filter(|count| **count > 1).count(), 0, "requests that ran twice");
     assert_eq!(replied.iter().filter(|nonce| !seen.contains_key(nonce)).count(), 0, "replies from nowhere");
-    endpoints.iter_mut().for_each(|endpoint| endpoint.server().assert_no_violation());
+    for endpoint in endpoints {
+        endpoint.server().assert_no_violation();
+    }
 }
 
 /// Each endpoint gets its third before; the others the whole meanwhile; each its third after.
@@ -166,7 +168,9 @@ fn keys_of_one_of_three_that_is_killed(p: &Protocol) {
 }
 
 fn keys_by_id_of_one_of_three_that_is_killed(p: &Protocol) {
-    WORKERS.iter().for_each(|workers| keys_around_a_death(p, Key::Id, *workers));
+    for workers in WORKERS {
+        keys_around_a_death(p, Key::Id, workers);
+    }
 }
 
 /// Its keys go elsewhere until it is back, and those of the others never.
@@ -394,7 +398,7 @@ fn a_hot_key_takes_idle_connections_of_others(p: &Protocol) {
         let daemon = plan.set("pool.max_connections", "4").start_ready();
         let homes = places(p, &daemon, &endpoints, &["echo"; KEYS]);
         for round in 0..ROUNDS {
-            for hot in 0..3 {
+            for (hot, endpoint) in endpoints.iter_mut().enumerate() {
                 let id = homes.iter().position(|home| *home == hot).unwrap() as u64 + 1;
                 let asked = [(); 2].map(|()| Asked::with_id(p.wire, "hold", 0, id));
                 let mut clients = asked.each_ref().map(|asked| {
@@ -402,8 +406,8 @@ fn a_hot_key_takes_idle_connections_of_others(p: &Protocol) {
                     client.send(&asked.bytes);
                     client
                 });
-                endpoints[hot].server().reaches("held", 2);
-                endpoints[hot].server().ask("release");
+                endpoint.server().reaches("held", 2);
+                endpoint.server().ask("release");
                 clients.iter_mut().zip(&asked).for_each(|(client, asked)| client.expect(asked));
             }
             // The first one may have been free.

@@ -103,7 +103,9 @@ fn a_long_wait_ends(p: &Protocol) {
         let mut first = Waiter::new(p, &daemon, "hold", 100);
         server.reaches("held", 1);
         let mut others = (1..=4).map(|id| Waiter::new(p, &daemon, "echo", 100 + id)).collect::<Vec<_>>();
-        others.iter_mut().for_each(|other| other.is_refused(p));
+        for other in &mut others {
+            other.is_refused(p);
+        }
         assert_eq!((refused(&daemon, "acquire_timeout"), waiting(&daemon)), (4, 0));
         server.ask("release");
         first.is_answered();
