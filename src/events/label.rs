@@ -150,3 +150,15 @@ label! {
         NotTaken = "not_taken",
     }
 }
+
+label! {
+    /// What came of a reload.
+    ReloadResult {
+        /// What the file says runs.
+        Ok = "ok",
+        /// The file is wrong; what ran goes on.
+        Invalid = "invalid",
+        /// The host does not allow what the file says; what ran goes on.
+        Failed = "failed",
+    }
+}

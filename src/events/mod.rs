@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-pub use label::{ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, Rung};
+pub use label::{
+    ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, ReloadResult, Rung,
+};
 use limit::Limit;
 use meter::{Counter, Family, Histogram, Label};
 

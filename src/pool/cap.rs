@@ -1,26 +1,43 @@
 //! The hard cap on the sockets of an upstream.
+//!
+//! Invariant: it outlives the upstream's pools, and what all of them have is never more, but for sockets that were
+//! there before it was lowered.
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::futures::Notified;
 
-/// The cap of one upstream; it outlives its pools.
+use crate::lifecycle::{Permit, Permits};
+
+/// The cap of one upstream.
 #[derive(Debug)]
 pub struct Cap {
-    sockets: Arc<Semaphore>,
+    sockets: Arc<Permits>,
 }
-
-/// The right to have one socket. It is kept until that is closed.
-pub(super) type Permit = OwnedSemaphorePermit;
 
 impl Cap {
     /// At most `sockets` at a time.
     pub fn new(sockets: usize) -> Arc<Self> {
-        Arc::new(Self { sockets: Arc::new(Semaphore::new(sockets)) })
+        Arc::new(Self { sockets: Permits::new(sockets) })
     }
 
-    /// The right to one more, if it is below the cap.
+    /// At most `sockets` at a time from now on. Those that are too many must be closed: see [`Cap::excess`].
+    pub fn resize(&self, sockets: usize) {
+        self.sockets.resize(sockets);
+    }
+
+    /// Sockets that are too many since the cap was lowered.
+    pub fn excess(&self) -> usize {
+        self.sockets.excess()
+    }
+
+    /// The right to have one more socket, to be kept until that is closed; `None` at the cap.
     pub(super) fn try_take(&self) -> Option<Permit> {
-        self.sockets.clone().try_acquire_owned().ok()
+        self.sockets.try_take()
+    }
+
+    /// Completes when a socket of any pool has closed, or the cap has changed, since this was called.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.sockets.returned()
     }
 }

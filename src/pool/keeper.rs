@@ -15,12 +15,12 @@ use tokio::time::Instant;
 use super::Pool;
 use super::backoff::Backoff;
 use super::balance::Endpoint;
-use super::cap::{Cap, Permit};
+use super::cap::Cap;
 use super::health::Health;
 use super::probe::{Found, Question};
 use crate::connection::{Connection, Connector, DialError, Ended, Shared, dial};
 use crate::events::{CloseReason, ConnectResult};
-use crate::lifecycle::{Alarm, Phase, earliest};
+use crate::lifecycle::{Alarm, Permit, Phase, earliest};
 use crate::net::Address;
 use crate::queue::{Connecting, Demand, EndpointDemand};
 

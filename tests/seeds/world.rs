@@ -144,6 +144,7 @@ impl World {
             budget: budget.clone(),
             idle: IdleClients::default(),
             front: front.watch(),
+            back: back.hold(),
         });
         let (keeper, sessions, clients) =
             (Some(tokio::spawn(keeper.run())), Arc::default(), plan.clients.len());
