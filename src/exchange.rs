@@ -29,13 +29,28 @@ pub struct Exchange {
     /// Whether it is its client's first one.
     pub first: bool,
     /// Its turn in the queue, which it keeps if a connection gives it back.
-    pub turn: u64,
+    pub turn: Turn,
+    /// What leads it to its endpoint, where the pool goes by that.
+    pub key: Option<u64>,
+    /// The endpoint that it waits for, if others will not do.
+    pub led_to: Option<usize>,
+    /// How many requests of the same client were outstanding before it.
+    pub ahead: usize,
     /// What its earlier attempts came to.
     pub tried: Tried,
     /// No other endpoint will do than the one it was given to.
     pub bound: bool,
     /// Where the answer goes.
     pub slot: ReplySlot,
+}
+
+/// A place in the order of those that wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn {
+    /// Where, as the number of an arrival; somewhat later for a client that has more outstanding.
+    pub at: u64,
+    /// The number of its own arrival.
+    pub arrival: u64,
 }
 
 /// Attempts that came to nothing.
@@ -83,7 +98,7 @@ struct State {
     /// Not known before the request is whole.
     deadline: Option<Instant>,
     /// Its turn, while it waits in the queue.
-    waiting: Option<u64>,
+    waiting: Option<Turn>,
     given: Option<Instant>,
     written: Option<Instant>,
     /// When a connection last gave it back.
@@ -113,7 +128,18 @@ pub fn open(
     let (oneway, state) = (request.oneway, Mutex::new(State { deadline, ..State::default() }));
     let shared = Arc::new(Shared { events: events.clone(), admitted, oneway, state });
     let slot = ReplySlot(shared.clone());
-    (Exchange { request, first, turn: 0, tried: Tried::default(), bound: false, slot }, Ticket(shared))
+    let exchange = Exchange {
+        request,
+        first,
+        turn: Turn::default(),
+        key: None,
+        led_to: None,
+        ahead: 0,
+        tried: Tried::default(),
+        bound: false,
+        slot,
+    };
+    (exchange, Ticket(shared))
 }
 
 impl Shared {
@@ -244,13 +270,13 @@ impl ReplySlot {
         self.0.state().deadline
     }
 
-    /// Remembers its turn while it waits in the queue. False if it has ended: then it must not wait, because
-    /// nobody would take it out again.
-    pub fn begin_waiting(&self, turn: u64) -> bool {
+    /// Remembers its turn while it waits in the queue; returns since when it waits. `None` if it has ended: then it
+    /// must not wait, because nobody would take it out again.
+    pub fn begin_waiting(&self, turn: Turn) -> Option<Instant> {
         let mut state = self.0.state();
         let open = !matches!(state.stage, Stage::Ended(_));
         state.waiting = open.then_some(turn);
-        open
+        open.then_some(state.retried.unwrap_or(self.0.admitted))
     }
 
     /// It waits no more.
@@ -358,7 +384,7 @@ impl Ticket {
     }
 
     /// Its turn, while it waits in the queue.
-    pub fn waiting(&self) -> Option<u64> {
+    pub fn waiting(&self) -> Option<Turn> {
         self.0.state().waiting
     }
 

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 use divan::Bencher;
 use warmline::events;
 use warmline::exchange::{Exchange, Ticket};
-use warmline::queue::{Queue, Retry, Seat, Settings, Verdict};
+use warmline::queue::{Queue, Retry, Rule, Seat, Settings, Share, Verdict};
 
 use crate::exchange::{answer, open};
 
@@ -57,7 +58,8 @@ impl World {
     fn new(case: Case) -> Self {
         let Case { connections, endpoints, waiting } = case;
         let queue = Queue::new(Settings {
-            endpoints,
+            rule: Rule::LeastInFlight,
+            slow_start: Duration::ZERO,
             max_waiting: waiting + 1,
             room: 1,
             grow_at: 1,
@@ -66,6 +68,9 @@ impl World {
             eject_after: 5,
             retry: Retry { attempts: 2, per_thousand: 200 },
         });
+        for place in 0..endpoints {
+            queue.set_endpoint(place, Share { weight: 1, backup: false, seed: 0 });
+        }
         let last = Arc::new(AtomicUsize::new(0));
         let seat = |seat| {
             let waker = Waker::from(Arc::new(Told { seat, last: last.clone() }));

@@ -62,10 +62,25 @@ pub struct Shared {
     pub budget: Budget,
     /// The back half's switch.
     pub back: Watch,
-    /// What is known of each endpoint, by index.
-    pub idle_limits: Arc<[Arc<IdleLimit>]>,
     /// Keeps connections from acting together.
-    pub spread: Spread,
+    pub spread: Arc<Spread>,
+}
+
+impl Shared {
+    /// The same under other settings.
+    #[must_use]
+    pub fn retuned(&self, settings: Settings) -> Self {
+        Self {
+            settings,
+            mode: self.mode,
+            room: self.room,
+            protocol: self.protocol.clone(),
+            events: self.events.clone(),
+            budget: self.budget.clone(),
+            back: self.back.clone(),
+            spread: self.spread.clone(),
+        }
+    }
 }
 
 /// A connection that stands.

@@ -62,7 +62,9 @@ mod tests {
 
     #[test]
     fn the_same_text_is_the_same_upstream() {
-        for line in ["", "pool.mode = \"multiplex\"", "preamble.expect = \"hello\"", "retry.idempotent = [\"*\"]"] {
+        for line in
+            ["", "pool.mode = \"multiplex\"", "preamble.expect = \"hello\"", "retry.idempotent = [\"*\"]"]
+        {
             assert_eq!(change(line, line), Change::Same, "{line}");
         }
         assert_eq!(change("", "pool.max_connections = 32"), Change::Same, "a default written out");
@@ -72,7 +74,8 @@ mod tests {
     }
 
     fn line_plan() -> String {
-        "[upstreams.x]\nlisten = \"127.0.0.1:7600\"\nendpoints = [\"127.0.0.1:9090\"]\nprotocol = \"line\"\n".into()
+        "[upstreams.x]\nlisten = \"127.0.0.1:7600\"\nendpoints = [\"127.0.0.1:9090\"]\nprotocol = \"line\"\n"
+            .into()
     }
 
     #[test]

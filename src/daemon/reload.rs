@@ -11,8 +11,8 @@ use super::sockets::Prepared;
 use super::upstream::Upstream;
 use super::{Daemon, Error, fit_fds};
 use crate::admin;
-use crate::config::plan::{self, Plan};
 use crate::config;
+use crate::config::plan::{self, Plan};
 use crate::events::log::{self, Format};
 use crate::events::process::{self, Changes};
 
@@ -101,7 +101,8 @@ impl Daemon {
         let max_clients = fit_fds(plan, self.max_fds)?;
         let memory = self.process.budget.total();
         if let Some(it) = plan.upstreams.iter().find(|it| it.memory_floor > memory) {
-            let text = format!("the messages of {} need a larger `limits.memory`, and that a restart", it.name);
+            let text =
+                format!("the messages of {} need a larger `limits.memory`, and that a restart", it.name);
             return Err(Error::Limits(text));
         }
         Ok(Ready { sockets: self.sockets.prepare(&plan.upstreams, &self.workers)?, max_clients })

@@ -71,11 +71,7 @@ impl Sockets {
     ///
     /// # Errors
     /// The first one that cannot be; nothing has changed then.
-    pub(super) fn prepare(
-        &self,
-        upstreams: &[plan::Upstream],
-        workers: &Workers,
-    ) -> Result<Prepared, Error> {
+    pub(super) fn prepare(&self, upstreams: &[plan::Upstream], workers: &Workers) -> Result<Prepared, Error> {
         let mut prepared = Vec::new();
         let mut free: Vec<_> = (0..self.open.len()).collect();
         for upstream in upstreams {

@@ -68,6 +68,12 @@ label! {
         IdleLimit = "idle_limit",
         /// Its endpoint was ejected.
         Ejected = "ejected",
+        /// It made room for one to another endpoint, or of a pool that took over.
+        Balance = "balance",
+        /// The configuration has no room for it any more, or another pool has taken over.
+        Retuned = "retuned",
+        /// Its endpoint is one no longer.
+        Removed = "removed",
         /// `max_lifetime`.
         Lifetime = "lifetime",
         /// `max_requests`, or the tags are used up.

@@ -295,9 +295,8 @@ mod tests {
         let four = Listener::bind(&four, &open(), Inherited::default()).unwrap().remove(0);
         let Address::Tcp { port, .. } = *four.address() else { unreachable!() };
         let both = Address::Tcp { host: "localhost".into(), port };
-        let beside = |listening: &[Address]| {
-            Listener::bind_beside(listening, &both, &open(), Inherited::default())
-        };
+        let beside =
+            |listening: &[Address]| Listener::bind_beside(listening, &both, &open(), Inherited::default());
         assert_eq!(beside(&[]).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let others = beside(&[four.address().clone()]).unwrap();
         assert!(others.iter().all(|other| other.address().to_string() == format!("[::1]:{port}")));

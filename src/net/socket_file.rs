@@ -53,7 +53,11 @@ impl SocketFile {
 
     /// Changes who may connect. A file that is no longer ours is left alone.
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
-        if self.is_ours() { fs::set_permissions(&self.path, fs::Permissions::from_mode(mode)) } else { Ok(()) }
+        if self.is_ours() {
+            fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+        } else {
+            Ok(())
+        }
     }
 
     fn is_ours(&self) -> bool {
@@ -107,7 +111,8 @@ fn refuse_unless_free(path: &Path) -> io::Result<()> {
 
 /// A short name beside `path`.
 fn temporary_name(path: &Path) -> io::Result<PathBuf> {
-    let without = || io::Error::new(io::ErrorKind::InvalidInput, "the path of a unix socket needs a file name");
+    let without =
+        || io::Error::new(io::ErrorKind::InvalidInput, "the path of a unix socket needs a file name");
     path.file_name().ok_or_else(without)?;
     Ok(path.with_file_name(format!(".{:x}-{:x}", std::process::id(), fastrand::u16(..))))
 }

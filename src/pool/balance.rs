@@ -4,6 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::net::Address;
+use crate::protocol::{Id, Protocol};
+use crate::queue::rendezvous::hash;
+use crate::queue::{Rule, Share};
 
 /// One endpoint of an upstream: an address, or a name that stands for some.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +17,13 @@ pub struct Endpoint {
     pub weight: u32,
     /// Used only while no other endpoint can be.
     pub backup: bool,
+}
+
+impl Endpoint {
+    pub(super) fn share(&self) -> Share {
+        let seed = hash(self.address.to_string().as_bytes());
+        Share { weight: self.weight, backup: self.backup, seed }
+    }
 }
 
 impl From<Address> for Endpoint {
@@ -57,6 +67,27 @@ pub enum Policy {
     RoundRobin,
     /// The endpoint that a part of the request always leads to.
     Hash(Key),
+}
+
+impl Policy {
+    pub(super) fn rule(self) -> Rule {
+        match self {
+            Self::LeastInFlight => Rule::LeastInFlight,
+            Self::RoundRobin => Rule::RoundRobin,
+            Self::Hash(_) => Rule::Hash,
+        }
+    }
+
+    /// What leads `request`, whole or its head, to its endpoint; `None` where nothing does, or it lacks that.
+    pub(super) fn key(self, request: &[u8], id: &Id, protocol: &dyn Protocol) -> Option<u64> {
+        let Self::Hash(key) = self else { return None };
+        match (key, id) {
+            (Key::Method, _) => protocol.method(request).map(hash),
+            (Key::Id, Id::Bits(id)) => Some(hash(&id.to_be_bytes())),
+            (Key::Id, Id::None) => None,
+            (Key::Bytes { offset, size }, _) => request.get(offset..offset.checked_add(size)?).map(hash),
+        }
+    }
 }
 
 /// The part of a request that leads to its endpoint.

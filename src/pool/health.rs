@@ -65,11 +65,26 @@ struct Watched {
 }
 
 impl Health {
-    pub(super) fn new(settings: Settings, endpoints: usize) -> Self {
+    /// None is watched yet.
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, endpoints: Vec::new() }
+    }
+
+    /// The same endpoints under other settings.
+    pub(super) fn retune(&mut self, settings: Settings) {
+        if settings.interval != self.settings.interval {
+            let first = |interval: Duration| Instant::now() + interval.mul_f64(fastrand::f64());
+            self.endpoints.iter_mut().for_each(|watched| watched.probe_at = settings.interval.map(first));
+        }
+        self.settings = settings;
+    }
+
+    /// There is an endpoint at this place of which nothing is known yet; places without a gap.
+    pub(super) fn watch(&mut self, place: usize) {
         let now = Instant::now();
-        let watched = || Watched {
+        let watched = Watched {
             // Many pools may start at the same moment.
-            probe_at: settings.interval.map(|interval| now + interval.mul_f64(fastrand::f64())),
+            probe_at: self.settings.interval.map(|interval| now + interval.mul_f64(fastrand::f64())),
             ok: 0,
             failed: 0,
             healthy: true,
@@ -77,7 +92,15 @@ impl Health {
             last: Duration::ZERO,
             fine_since: Some(now),
         };
-        Self { endpoints: (0..endpoints).map(|_| watched()).collect(), settings }
+        match self.endpoints.get_mut(place) {
+            Some(free) => *free = watched,
+            None => self.endpoints.push(watched),
+        }
+    }
+
+    /// The endpoint at this place is one no longer.
+    pub(super) fn forget(&mut self, place: usize) {
+        (self.endpoints[place].probe_at, self.endpoints[place].ejected) = (None, None);
     }
 
     /// Whether a probe is due; the next one is, an interval later.

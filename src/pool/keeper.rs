@@ -1,6 +1,7 @@
 //! Keeps a pool's connections: dials what the floor and the demand want, never above the cap, and backs off
 //! from endpoints that fail. Owns the connections' tasks; each one reports here how it ended.
 
+mod kept;
 mod watch;
 
 use std::collections::HashMap;
@@ -9,40 +10,48 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use tokio::sync::watch::Receiver;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::Pool;
 use super::backoff::Backoff;
-use super::balance::Endpoint;
 use super::cap::Cap;
 use super::health::Health;
 use super::probe::{Found, Question};
-use crate::connection::{Connection, Connector, DialError, Ended, Shared, dial};
+use super::{Core, Orders, Settings};
+use crate::connection::{Connection, Connector, DialError, Ended, IdleLimit, Shared, dial};
 use crate::events::{CloseReason, ConnectResult};
 use crate::lifecycle::{Alarm, Permit, Phase, earliest};
 use crate::net::Address;
-use crate::queue::{Connecting, Demand, EndpointDemand};
+use crate::queue::{Connecting, Demand};
+use kept::Kept;
 
 /// A connection that dies sooner, without a reply, counts as a failed attempt.
 const STILLBORN: Duration = Duration::from_secs(1);
 /// Floor connections in a row that die unused before the pool is left cold.
 const UNUSED_DEATHS: u32 = 2;
 
+/// When it is looked again whether connections can be better spread, while the pool is at its cap.
+const SPREAD_AGAIN: Duration = Duration::from_millis(250);
+
 /// Keeps the connections of one pool.
 #[derive(Debug)]
 pub struct Keeper {
-    pool: Arc<Pool>,
+    core: Arc<Core>,
+    orders: Receiver<Orders>,
+    settings: Arc<Settings>,
     shared: Arc<Shared>,
     connector: Arc<dyn Connector>,
     /// The hard cap; every socket holds a permit until it is closed.
     cap: Arc<Cap>,
     tasks: JoinSet<Result<Ended, DialError>>,
     endpoint_of: HashMap<Id, usize>,
-    names: Vec<Arc<str>>,
-    backoff: Vec<Backoff>,
+    /// The endpoints, by their place in the queue.
+    kept: Vec<Kept>,
     /// The endpoint that wins the next tie.
     turn: usize,
+    /// The cap did not allow for what was wanted at the last look.
+    capped: bool,
     /// There were requests since an endpoint without connections was last looked for.
     touched: bool,
     /// There were requests since the last attempt that failed.
@@ -53,60 +62,49 @@ pub struct Keeper {
     question: Option<Arc<Question>>,
     /// Probes on their way, by endpoint.
     asked: JoinSet<(usize, Found)>,
-    /// Endpoints that are connected to because a probe was due.
-    probing: Vec<bool>,
-    /// Endpoints that could not be connected to for a probe, because the pool is at its cap.
-    without_room: Vec<bool>,
-    /// Endpoints that could not be connected to, and are not to be tried again yet.
-    paused: Vec<bool>,
-    /// Endpoints whose connections had no room for the last question.
-    unasked: Vec<bool>,
-    /// Endpoints that had a connection at the last look.
-    was_open: Vec<bool>,
     unused_deaths: u32,
     unused_death: Option<Instant>,
 }
 
 impl Keeper {
     pub(super) fn new(
-        pool: Arc<Pool>,
+        core: Arc<Core>,
         shared: Arc<Shared>,
         connector: Arc<dyn Connector>,
         cap: Arc<Cap>,
     ) -> Self {
-        let name = |endpoint: &Endpoint| endpoint.address.to_string().into();
-        let names: Vec<Arc<str>> = pool.settings.endpoints.iter().map(name).collect();
-        Self {
-            cap,
-            backoff: vec![Backoff::default(); names.len()],
-            health: Health::new(pool.settings.health.clone(), names.len()),
-            question: Question::new(&pool.settings.health, &shared.protocol, shared.settings.max_buffered)
+        let orders = core.orders.subscribe();
+        let settings = orders.borrow().settings.clone();
+        let mut keeper = Self {
+            health: Health::new(settings.health.clone()),
+            question: Question::new(&settings.health, &shared.protocol, shared.settings.max_buffered)
                 .map(Arc::new),
-            asked: JoinSet::new(),
-            probing: vec![false; names.len()],
-            without_room: vec![false; names.len()],
-            paused: vec![false; names.len()],
-            unasked: vec![false; names.len()],
-            was_open: vec![false; names.len()],
-            pool,
+            core,
+            orders,
+            settings,
             shared,
             connector,
+            cap,
             tasks: JoinSet::new(),
             endpoint_of: HashMap::new(),
-            names,
+            kept: Vec::new(),
+            asked: JoinSet::new(),
             turn: 0,
+            capped: false,
             touched: false,
             wanted: false,
             served: false,
             unused_deaths: 0,
             unused_death: None,
-        }
+        };
+        keeper.set_endpoints(&keeper.settings.endpoints.clone());
+        keeper
     }
 
     /// Keeps until the back half drains, and then waits for the last connection to close.
     pub async fn run(mut self) {
         let mut back = self.shared.back.clone();
-        let pool = self.pool.clone();
+        let (core, cap, mut orders) = (self.core.clone(), self.cap.clone(), self.orders.clone());
         let mut alarm = pin!(Alarm::default());
         while back.phase() == Phase::Running {
             // First hear what has ended, and why: a connection is not replaced, nor an endpoint tried again,
@@ -115,6 +113,8 @@ impl Keeper {
                 self.ended(done);
             }
             let now = Instant::now();
+            // Before the look at the cap: of what changes after it the keeper hears.
+            let mut cap_changed = pin!(cap.changed());
             self.look_after_health(now);
             let pause_ends = self.end_pauses(now);
             let look_again = earliest([self.dial_what_is_wanted(now), self.health.next_at(), pause_ends]);
@@ -122,9 +122,12 @@ impl Keeper {
             // is, the loop looks at them all.
             tokio::select! {
                 biased;
-                () = pool.queue.changed() => {}
+                () = core.queue.changed() => {}
+                // The sender is in the core.
+                _ = orders.changed() => self.obey(orders.borrow_and_update().clone()),
                 Some(done) = self.tasks.join_next_with_id() => self.ended(done),
                 Some(asked) = self.asked.join_next() => self.answered(asked),
+                () = &mut cap_changed, if self.capped || self.is_superseded() => self.shed_excess(),
                 () = alarm.as_mut().reached(look_again) => {}
                 () = back.reached(Phase::Draining) => {}
             }
@@ -136,12 +139,12 @@ impl Keeper {
     /// next pause.
     fn end_pauses(&mut self, now: Instant) -> Option<Instant> {
         let mut next = None;
-        for (endpoint, paused) in self.paused.iter_mut().enumerate().filter(|(_, paused)| **paused) {
-            if self.backoff[endpoint].is_over(now) {
-                *paused = false;
-                self.pool.queue.end_pause(endpoint);
+        for (endpoint, kept) in self.kept.iter_mut().enumerate().filter(|(_, kept)| kept.paused) {
+            if kept.backoff.is_over(now) {
+                kept.paused = false;
+                self.core.queue.end_pause(endpoint);
             } else {
-                next = earliest([next, self.backoff[endpoint].until]);
+                next = earliest([next, kept.backoff.until]);
             }
         }
         next
@@ -150,61 +153,74 @@ impl Keeper {
     /// Opens connections as long as another one is wanted and allowed; returns when to look again if it is
     /// wanted and must wait.
     fn dial_what_is_wanted(&mut self, now: Instant) -> Option<Instant> {
+        self.capped = false;
         loop {
-            let demand = self.pool.queue.demand();
-            if demand.open >= self.pool.settings.min_connections {
-                self.pool.floor.send_if_modified(|stood| !std::mem::replace(stood, true));
+            let demand = self.core.queue.demand();
+            if demand.open >= self.settings.min_connections {
+                self.core.floor.send_if_modified(|stood| !std::mem::replace(stood, true));
             }
             if demand.touched {
                 (self.touched, self.wanted) = (true, true);
                 self.unused_deaths = 0;
                 if demand.down {
-                    self.backoff.iter_mut().for_each(|backoff| backoff.shorten(now));
+                    self.kept.iter_mut().for_each(|kept| kept.backoff.shorten(now));
                 }
             }
             let (uncovered, cover_at) = self.uncovered(&demand, now);
-            if demand.connecting >= self.pool.settings.max_connecting
-                || !(self.wants_more(&demand) || uncovered.is_some())
+            let needy = uncovered.or_else(|| self.needy(&demand, now));
+            if demand.connecting >= self.settings.max_connecting
+                || !(self.wants_more(&demand) || needy.is_some())
             {
                 return cover_at;
             }
-            let Some(endpoint) = uncovered.or_else(|| self.pick(&demand, now)) else {
-                return self.backoff.iter().filter_map(|b| b.until).filter(|until| *until > now).min();
+            let Some(endpoint) = needy.or_else(|| self.pick(&demand, now)) else {
+                return self.kept.iter().filter_map(|k| k.backoff.until).filter(|until| *until > now).min();
             };
-            // At the cap, the end of a connection wakes the keeper.
             let Some(permit) = self.cap.try_take() else {
-                if uncovered.is_some() {
-                    self.touched = true;
-                    if let Some(at) = self.backoff[endpoint].worth_at().filter(|at| *at > now) {
-                        self.pool.queue.set_full();
-                        return Some(at);
-                    }
-                    self.pool.queue.make_room();
-                } else if demand.wanting > 0 {
-                    self.pool.queue.make_use_of_cap();
-                }
-                return None;
+                self.touched |= uncovered.is_some();
+                return self.make_do(needy, &demand, now);
             };
-            self.probing[endpoint] |= std::mem::take(&mut self.without_room[endpoint]);
+            let kept = &mut self.kept[endpoint];
+            kept.probing |= std::mem::take(&mut kept.without_room);
             self.spawn(endpoint, permit);
         }
+    }
+
+    /// The pool is at its cap, of which the end of a connection tells the keeper. What there is may still be spread
+    /// better; returns when to look again at that.
+    fn make_do(&mut self, needy: Option<usize>, demand: &Demand, now: Instant) -> Option<Instant> {
+        self.capped = true;
+        let asked = demand.has_waiting() || (demand.down && demand.touched);
+        if asked && demand.open + demand.connecting == 0 {
+            self.cap.make_room(&self.core.queue);
+        }
+        let worth_at = needy.and_then(|needy| self.kept[needy].backoff.worth_at()).filter(|at| *at > now);
+        match needy {
+            Some(_) if worth_at.is_some() => self.core.queue.set_full(),
+            Some(needy) => self.core.queue.make_room(needy),
+            None => {}
+        }
+        if demand.wanting > 0 {
+            self.core.queue.make_use_of_cap();
+        }
+        worth_at.or(needy.map(|_| now + SPREAD_AGAIN))
     }
 
     fn wants_more(&self, demand: &Demand) -> bool {
         if demand.down {
             return demand.connecting == 0;
         }
-        let cold = self.unused_deaths >= UNUSED_DEATHS;
-        let floor = if cold { 0 } else { self.pool.settings.min_connections };
+        let cold = self.unused_deaths >= UNUSED_DEATHS || self.is_superseded();
+        let floor = if cold { 0 } else { self.settings.min_connections };
         // Sockets to endpoints in trouble may come to nothing.
-        let sound = (0..self.names.len()).filter(|e| !self.is_troubled(demand, *e));
+        let sound = (0..self.kept.len()).filter(|e| !self.is_troubled(demand, *e));
         let coming: usize = sound.map(|e| demand.endpoints[e].connecting).sum();
         demand.open + coming < floor || demand.wanting > coming
     }
 
     /// It failed last time, and nothing shows that it is better now.
     fn is_troubled(&self, demand: &Demand, endpoint: usize) -> bool {
-        self.backoff[endpoint].has_failed() && demand.endpoints[endpoint].open == 0
+        self.kept[endpoint].backoff.has_failed() && demand.endpoints[endpoint].open == 0
     }
 
     /// An endpoint that could share the load and has no connection yet: it has the fewest in flight, so the
@@ -215,67 +231,91 @@ impl Keeper {
         }
         let wanted = |e: &usize| {
             let it = &demand.endpoints[*e];
-            it.is_untouched() && ((self.touched && !it.left_out) || self.without_room[*e])
+            it.is_untouched() && ((self.touched && !it.left_out) || self.kept[*e].without_room)
         };
-        let wanted: SmallVec<[usize; 4]> = (0..self.names.len()).filter(wanted).collect();
-        let found = wanted.iter().copied().find(|e| self.backoff[*e].is_over(now));
+        let wanted: SmallVec<[usize; 4]> = (0..self.kept.len()).filter(wanted).collect();
+        let found = wanted.iter().copied().find(|e| self.kept[*e].backoff.is_over(now));
         self.touched &= wanted.len() > usize::from(found.is_some());
-        (found, wanted.into_iter().filter_map(|e| self.backoff[e].until).filter(|until| *until > now).min())
+        let until = wanted.into_iter().filter_map(|e| self.kept[e].backoff.until);
+        (found, until.filter(|until| *until > now).min())
     }
 
-    /// The endpoint with the fewest connections that may be tried now; one that failed last time is tried by
+    /// An endpoint that others cannot stand in for: what waits was led there, or its turns come and it has no room.
+    fn needy(&self, demand: &Demand, now: Instant) -> Option<usize> {
+        let needy = |e: &usize| {
+            let it = &demand.endpoints[*e];
+            let needs = it.waiting > it.connecting || (it.short && it.connecting == 0);
+            let waits = self.is_troubled(demand, *e) && it.connecting > 0;
+            needs && !waits && !it.left_out && self.kept[*e].backoff.is_over(now)
+        };
+        (0..self.kept.len()).filter(needy).min_by_key(|e| demand.endpoints[*e].fill())
+    }
+
+    /// The endpoint with the fewest connections for its weight that may be tried now; one that failed last time is tried by
     /// one connection at a time.
     fn pick(&mut self, demand: &Demand, now: Instant) -> Option<usize> {
-        let count = self.names.len();
+        let count = self.kept.len();
         let may = |e: &usize| {
             let waiting = self.is_troubled(demand, *e) && demand.endpoints[*e].connecting > 0;
-            self.backoff[*e].is_over(now) && !waiting && !demand.endpoints[*e].left_out
+            self.kept[*e].backoff.is_over(now) && !waiting && !demand.endpoints[*e].left_out
         };
         let best = (0..count).filter(may).min_by_key(|e| {
-            let EndpointDemand { open, connecting, failing, .. } = demand.endpoints[*e];
-            (failing, open + connecting, (e + count - self.turn) % count)
+            let it = &demand.endpoints[*e];
+            (it.failing, it.fill(), (e + count - self.turn) % count)
         })?;
         self.turn = (best + 1) % count;
         Some(best)
     }
 
     fn spawn(&mut self, endpoint: usize, permit: Permit) {
-        let connecting = self.pool.queue.connecting(endpoint);
-        let connector = self.connector.clone();
-        let (name, shared) = (self.names[endpoint].clone(), self.shared.clone());
-        let at = (endpoint, self.pool.settings.endpoints[endpoint].address.clone());
-        let task = self.tasks.spawn(open_and_run(connector, at, connecting, name, shared, permit));
+        let connecting = self.core.queue.connecting(endpoint);
+        let kept = &mut self.kept[endpoint];
+        kept.busy += 1;
+        let target = Target {
+            endpoint,
+            address: kept.endpoint.address.clone(),
+            name: kept.name.clone(),
+            idle_limit: kept.idle_limit.clone(),
+        };
+        let (connector, shared) = (self.connector.clone(), self.shared.clone());
+        let task = self.tasks.spawn(open_and_run(connector, target, connecting, shared, permit));
         self.endpoint_of.insert(task.id(), endpoint);
     }
 
     fn ended(&mut self, done: Result<(Id, Result<Ended, DialError>), JoinError>) {
         let id = done.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some(endpoint) = self.endpoint_of.remove(&id) else { return };
+        self.kept[endpoint].busy -= 1;
         match done {
             Ok((_, Ok(ended))) => self.connection_ended(endpoint, ended),
             Ok((_, Err(error))) => self.dial_failed(endpoint, &error),
             Err(panic) => {
-                self.backoff[endpoint].fail(Instant::now(), true);
-                self.pool.events.connection_panicked(&self.names[endpoint], &panic);
+                let kept = &mut self.kept[endpoint];
+                kept.backoff.fail(Instant::now(), true);
+                self.core.events.connection_panicked(&kept.name, &panic);
             }
         }
     }
 
     fn dial_failed(&mut self, endpoint: usize, error: &DialError) {
-        self.pool.queue.dial_failed(endpoint);
-        self.paused[endpoint] = true;
-        self.shared.idle_limits[endpoint].gone();
-        let demand = self.pool.queue.demand();
+        if self.kept[endpoint].removed {
+            return;
+        }
+        self.core.queue.dial_failed(endpoint);
+        let demand = self.core.queue.demand();
         self.touched |= demand.touched;
-        let wanted = std::mem::take(&mut self.wanted) || demand.touched || demand.wanting > 0;
-        let retry_in = self.backoff[endpoint].fail(Instant::now(), wanted);
-        self.pool.events.connect_failed(&self.names[endpoint], error.result, &error.text, retry_in);
+        let wanted = std::mem::take(&mut self.wanted) || demand.touched || demand.has_waiting();
+        let kept = &mut self.kept[endpoint];
+        kept.paused = true;
+        kept.idle_limit.gone();
+        let retry_in = kept.backoff.fail(Instant::now(), wanted);
+        self.core.events.connect_failed(&kept.name, error.result, &error.text, retry_in);
         self.missed(endpoint, error);
-        let exhausted = self.backoff.iter().all(Backoff::is_exhausted);
-        if demand.open == 0 && demand.connecting == 0 && exhausted {
-            self.pool.queue.set_down(&format!("{}: {}", self.names[endpoint], error.text));
+        let mut there = self.kept.iter().filter(|kept| !kept.removed);
+        if demand.open == 0 && demand.connecting == 0 && there.all(|kept| kept.backoff.is_exhausted()) {
+            self.core.queue.set_down(&format!("{}: {}", self.kept[endpoint].name, error.text));
         } else {
-            self.pool.queue.dial_again();
+            self.core.queue.dial_again();
         }
     }
 
@@ -288,15 +328,15 @@ impl Keeper {
         // Whether the server closed it or would have soon makes no difference to those who do not use it.
         let unused = ended.carried == 0 && (died || ended.reason == CloseReason::IdleLimit);
         if ended.replies > 0 || (!died && ended.lived >= STILLBORN) {
-            self.backoff[endpoint] = Backoff::default();
+            self.kept[endpoint].backoff = Backoff::default();
             self.unused_deaths = if unused { self.unused_deaths } else { 0 };
         } else if died && ended.lived < STILLBORN {
-            self.backoff[endpoint].fail(now, true);
+            self.kept[endpoint].backoff.fail(now, true);
         }
         self.served |= ended.replies > 0 || ended.lived >= STILLBORN;
-        if self.served && self.pool.queue.endpoints().iter().all(|e| e.open == 0) {
+        if self.served && self.core.queue.endpoints().iter().all(|e| e.open == 0) {
             // What failed earlier may work by now, and there is nothing else.
-            self.backoff.iter_mut().for_each(Backoff::hurry);
+            self.kept.iter_mut().for_each(|kept| kept.backoff.hurry());
             self.served = false;
         }
         // Those that stood together may have died together: one death, not many.
@@ -305,17 +345,24 @@ impl Keeper {
             self.unused_death = Some(now);
             self.unused_deaths += 1;
             if self.unused_deaths == UNUSED_DEATHS {
-                self.pool.events.gone_cold(&self.names[endpoint]);
+                self.core.events.gone_cold(&self.kept[endpoint].name);
             }
         }
     }
 }
 
+/// What a connection is opened to.
+struct Target {
+    endpoint: usize,
+    address: Address,
+    name: Arc<str>,
+    idle_limit: Arc<IdleLimit>,
+}
+
 async fn open_and_run(
     connector: Arc<dyn Connector>,
-    (endpoint, address): (usize, Address),
+    target: Target,
     connecting: Connecting,
-    name: Arc<str>,
     shared: Arc<Shared>,
     permit: Permit,
 ) -> Result<Ended, DialError> {
@@ -323,14 +370,13 @@ async fn open_and_run(
     // Cancel-safe: an attempt given up at shutdown closes its socket.
     let wire = tokio::select! {
         biased;
-        dialled = dial(&*connector, (endpoint, &address), &shared.settings) => dialled?,
+        dialled = dial(&*connector, (target.endpoint, &target.address), &shared.settings) => dialled?,
         () = back.reached(Phase::Draining) => {
             let text = "shutting down".to_owned();
             return Err(DialError { result: ConnectResult::Error, text });
         }
     };
-    shared.events.connected(&name);
+    shared.events.connected(&target.name);
     let wire = wire.holding(permit);
-    let limit = shared.idle_limits[endpoint].clone();
-    Ok(Connection::new(wire, connecting.join(), name, limit, shared).run().await)
+    Ok(Connection::new(wire, connecting.join(), target.name, target.idle_limit, shared).run().await)
 }

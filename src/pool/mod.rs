@@ -11,17 +11,17 @@ mod keeper;
 mod probe;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::connection::{self, Connector, IdleLimit, Spread};
+use crate::connection::{self, Connector, IdleLimit};
 use crate::events;
 use crate::exchange::{self, Ticket};
 use crate::lifecycle::{Phase, Watch};
-use crate::protocol::{Mode, Protocol, Refusal, Request};
+use crate::protocol::{Id, Mode, Protocol, Refusal, Request};
 use crate::queue::{self, Figures, Queue, Retry};
 use crate::wire::Budget;
 pub use cap::Cap;
@@ -61,6 +61,17 @@ pub struct Settings {
     pub connection: connection::Settings,
 }
 
+/// What is known of the client that sends a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'i> {
+    /// It has sent none before.
+    pub first: bool,
+    /// What it calls the request.
+    pub id: &'i Id,
+    /// Requests of its own that have no answer yet.
+    pub outstanding: usize,
+}
+
 /// What is known of one endpoint, for metrics and the pool table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointFigures {
@@ -83,15 +94,67 @@ impl fmt::Display for EndpointFigures {
     }
 }
 
-/// The pool of one upstream.
+/// The pool of one upstream, under some settings. Others may be the same pool under other settings.
 #[derive(Debug)]
 pub struct Pool {
-    settings: Settings,
+    settings: Arc<Settings>,
+    protocol: Arc<dyn Protocol>,
+    core: Arc<Core>,
+}
+
+/// What stays of a pool, whatever its settings.
+#[derive(Debug)]
+struct Core {
     queue: Arc<Queue>,
     events: Arc<events::Upstream>,
     back: Watch,
     floor: watch::Sender<bool>,
-    idle_limits: Arc<[Arc<IdleLimit>]>,
+    /// What the keeper goes by.
+    orders: watch::Sender<Orders>,
+    /// The endpoints that there are now.
+    endpoints: Mutex<Vec<Known>>,
+}
+
+/// What a keeper goes by.
+#[derive(Clone, Debug)]
+struct Orders {
+    settings: Arc<Settings>,
+    /// Another pool has taken over: this one only serves the sessions it still has.
+    superseded: bool,
+}
+
+/// One endpoint that there is.
+#[derive(Debug)]
+struct Known {
+    /// Its place in the queue.
+    place: usize,
+    name: Arc<str>,
+    idle_limit: Arc<IdleLimit>,
+}
+
+impl Settings {
+    /// Exchanges in flight on one connection.
+    fn room(&self) -> usize {
+        match self.mode {
+            Mode::Exclusive => 1,
+            Mode::Pipeline | Mode::Multiplex => self.max_in_flight,
+        }
+    }
+
+    fn of_queue(&self) -> queue::Settings {
+        let room = self.room();
+        queue::Settings {
+            rule: self.balance.policy.rule(),
+            slow_start: self.balance.slow_start,
+            max_waiting: self.max_waiting,
+            room,
+            grow_at: if self.mode == Mode::Multiplex { GROW_AT_MULTIPLEX.min(room) } else { 1 },
+            max_uploads: (self.max_connections / 2).max(1),
+            min_connections: self.min_connections,
+            eject_after: self.health.eject_after,
+            retry: self.retry,
+        }
+    }
 }
 
 impl Pool {
@@ -105,46 +168,57 @@ impl Pool {
         connector: Arc<dyn Connector>,
         cap: Arc<Cap>,
     ) -> (Arc<Self>, Keeper) {
-        let room = match settings.mode {
-            Mode::Exclusive => 1,
-            Mode::Pipeline | Mode::Multiplex => settings.max_in_flight,
-        };
-        let grow_at = if settings.mode == Mode::Multiplex { GROW_AT_MULTIPLEX.min(room) } else { 1 };
-        let queue = Queue::new(queue::Settings {
-            endpoints: settings.endpoints.len(),
-            max_waiting: settings.max_waiting,
-            room,
-            grow_at,
-            max_uploads: (settings.max_connections / 2).max(1),
-            min_connections: settings.min_connections,
-            eject_after: settings.health.eject_after,
-            retry: settings.retry,
-        });
+        let settings = Arc::new(settings);
         let shared = Arc::new(connection::Shared {
             settings: settings.connection.clone(),
             mode: settings.mode,
-            room,
-            protocol,
+            room: settings.room(),
+            protocol: protocol.clone(),
             events: events.clone(),
             budget,
             back: back.clone(),
-            idle_limits: settings.endpoints.iter().map(|_| Arc::default()).collect(),
-            spread: Spread::default(),
+            spread: Arc::default(),
         });
-        let idle_limits = shared.idle_limits.clone();
-        let floor = watch::Sender::new(false);
-        let pool = Arc::new(Self { settings, queue, events, back, floor, idle_limits });
-        let keeper = Keeper::new(pool.clone(), shared, connector, cap);
-        (pool, keeper)
+        let orders = Orders { settings: settings.clone(), superseded: false };
+        let core = Arc::new(Core {
+            queue: Queue::new(settings.of_queue()),
+            events,
+            back,
+            floor: watch::Sender::new(false),
+            orders: watch::Sender::new(orders),
+            endpoints: Mutex::default(),
+        });
+        cap.enter(&core.queue);
+        let keeper = Keeper::new(core.clone(), shared, connector, cap);
+        (Arc::new(Self { settings, protocol, core }), keeper)
     }
 
-    /// Takes a request in: it waits for a connection, or is given to one, or is refused. `first` says that
-    /// its client has sent none before. After the last part of one in parts, [`Pool::request_is_whole`] must follow.
-    pub fn admit(&self, request: Request, first: bool, now: Instant) -> Ticket {
+    /// The same pool under other settings, which hold for what is taken in through the new value. Connections that
+    /// stand keep theirs. Mode, room and what sockets are told must be the same.
+    #[must_use]
+    pub fn retune(&self, settings: Settings) -> Arc<Self> {
+        let settings = Arc::new(settings);
+        self.core.queue.retune(settings.of_queue());
+        self.core.orders.send_modify(|orders| orders.settings = settings.clone());
+        Arc::new(Self { settings, protocol: self.protocol.clone(), core: self.core.clone() })
+    }
+
+    /// Another pool has taken over: this one keeps no connections warm, probes nothing, and only serves the sessions
+    /// that it still has.
+    pub fn supersede(&self) {
+        self.core.queue.retune(queue::Settings { min_connections: 0, ..self.settings.of_queue() });
+        self.core.orders.send_modify(|orders| orders.superseded = true);
+    }
+
+    /// Takes a request in: it waits for a connection, or is given to one, or is refused. After the last part of one
+    /// in parts, [`Pool::request_is_whole`] must follow.
+    pub fn admit(&self, request: Request, sender: Sender<'_>, now: Instant) -> Ticket {
         let deadline = request.rest.is_none().then(|| now + self.settings.request_timeout);
-        let (exchange, ticket) = exchange::open(request, first, now, deadline, &self.events);
-        if self.back.phase() == Phase::Running {
-            self.queue.push(exchange);
+        let key = self.settings.balance.policy.key(&request.bytes, sender.id, &*self.protocol);
+        let (mut exchange, ticket) = exchange::open(request, sender.first, now, deadline, &self.core.events);
+        (exchange.key, exchange.ahead) = (key, sender.outstanding);
+        if self.core.back.phase() == Phase::Running {
+            self.core.queue.push(exchange);
         } else {
             let _ = exchange.slot.refuse(Refusal::Draining);
         }
@@ -173,7 +247,7 @@ impl Pool {
         }
         // Only what no connection has is refused like this, and only if none had it: nobody is told so who may have been
         // served.
-        if let Some(waiting) = self.queue.withdraw(ticket) {
+        if let Some(waiting) = self.core.queue.withdraw(ticket) {
             waiting.refuse(Refusal::AcquireTimeout);
             return None;
         }
@@ -184,26 +258,26 @@ impl Pool {
     /// Ends the exchange because its deadline has come. False if it had ended before.
     pub fn time_out(&self, ticket: &Ticket) -> bool {
         let timed_out = ticket.refuse(Refusal::Timeout).is_ok();
-        self.queue.withdraw(ticket);
+        self.core.queue.withdraw(ticket);
         timed_out
     }
 
     /// Ends the exchange because its client is gone. False if it had ended before.
     pub fn abandon(&self, ticket: &Ticket) -> bool {
         let abandoned = ticket.abandon().is_ok();
-        self.queue.withdraw(ticket);
+        self.core.queue.withdraw(ticket);
         abandoned
     }
 
     /// Whether the warm floor has stood once.
     pub fn has_stood(&self) -> bool {
-        *self.floor.borrow()
+        *self.core.floor.borrow()
     }
 
     /// Waits until the warm floor has stood once. Cancel-safe.
     pub async fn stood(&self) {
         // The sender lives in `self`, so it cannot be gone.
-        let _ = self.floor.subscribe().wait_for(|stood| *stood).await;
+        let _ = self.core.floor.subscribe().wait_for(|stood| *stood).await;
     }
 
     /// What the pool was made from.
@@ -213,21 +287,29 @@ impl Pool {
 
     /// Figures for metrics.
     pub fn figures(&self) -> Figures {
-        self.queue.figures()
+        self.core.queue.figures()
     }
 
     /// Figures of each endpoint, in the order of the settings.
     pub fn endpoints(&self) -> Vec<EndpointFigures> {
-        let known = self.queue.endpoints_up().into_iter().zip(&*self.idle_limits);
-        let figures = |(endpoint, (up, limit)): (&balance::Endpoint, (bool, &Arc<IdleLimit>))| {
-            EndpointFigures { address: endpoint.address.to_string(), up, idle_limit: limit.learned() }
+        let up = self.core.queue.endpoints_up();
+        let figures = |known: &Known| EndpointFigures {
+            address: known.name.to_string(),
+            up: up.get(known.place).is_some_and(|up| *up),
+            idle_limit: known.idle_limit.learned(),
         };
-        self.settings.endpoints.iter().zip(known).map(figures).collect()
+        self.core.endpoints().iter().map(figures).collect()
     }
 
     /// Where this upstream counts and logs.
     pub fn events(&self) -> &Arc<events::Upstream> {
-        &self.events
+        &self.core.events
+    }
+}
+
+impl Core {
+    fn endpoints(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Plain data: the roster counts in it, and asks it.
 
+use tokio::time::Instant;
+
 /// Failures in a row after which an endpoint gets one exchange at a time, as long as others are better. Where it is
 /// ejected sooner, that is as many.
 pub(super) const PROBATION_AFTER: u32 = 3;
@@ -17,10 +19,30 @@ pub enum Verdict {
     Neutral,
 }
 
+/// An endpoint's part in sharing out the requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Its share beside those of the others; at least 1.
+    pub weight: u32,
+    /// It gets nothing while another endpoint that is no backup can serve.
+    pub backup: bool,
+    /// The hash of its address: the same on every host.
+    pub seed: u64,
+}
+
 /// What is known of one endpoint.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is known on its own")]
 pub(super) struct Endpoint {
+    pub(super) share: Share,
+    /// It is one no longer: its connections finish what they have.
+    pub(super) removed: bool,
+    /// When it came back, as long as it has not its whole share again.
+    pub(super) warming: Option<Instant>,
+    /// Its place in the order of turns; the larger its weight, the less each turn adds.
+    pub(super) pass: u64,
+    /// It was its turn, and it had no room.
+    pub(super) short: bool,
     pub(super) in_flight: usize,
     /// Connections that take new exchanges.
     pub(super) open: usize,
@@ -34,12 +56,17 @@ pub(super) struct Endpoint {
     /// It failed too often in a row.
     pub(super) ejected: bool,
     failures_in_a_row: u32,
-    eject_after: u32,
+    pub(super) eject_after: u32,
 }
 
 impl Endpoint {
-    pub(super) fn new(eject_after: u32) -> Self {
+    pub(super) fn new(share: Share, eject_after: u32) -> Self {
         Self {
+            share,
+            removed: false,
+            warming: None,
+            pass: 0,
+            short: false,
             in_flight: 0,
             open: 0,
             connecting: 0,
@@ -70,7 +97,12 @@ impl Endpoint {
 
     /// Whether it gets nothing while another one is better.
     pub(super) fn is_left_out(&self) -> bool {
-        self.ejected || !self.healthy
+        self.removed || self.ejected || !self.healthy
+    }
+
+    /// Whether it can be asked, as far as is known: at once, or once it is connected to.
+    pub(super) fn may_serve(&self) -> bool {
+        !self.is_left_out() && (self.open > 0 || !self.unreachable)
     }
 
     /// Whether it has no connection, and the next request is a reason to try it.

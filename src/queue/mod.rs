@@ -6,6 +6,7 @@
 //! no exchange dropped, which wakes a session: on another thread it would run into the lock.
 
 mod endpoint;
+pub mod rendezvous;
 mod retry;
 mod roster;
 mod seat;
@@ -21,22 +22,25 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::events::Rung;
-use crate::exchange::{Exchange, Ticket};
+use crate::exchange::{Exchange, Ticket, Turn};
 use crate::protocol::Refusal;
 use endpoint::Endpoint;
-pub use endpoint::Verdict;
+pub use endpoint::{Share, Verdict};
 use retry::Retries;
 pub use retry::Retry;
+pub use roster::Rule;
 use roster::{Roster, Standing};
 pub use seat::{Call, Connecting, Seat};
-use waiting::Waiting;
+use waiting::{Kind, Waiting};
 use woken::Woken;
 
 /// The bounds of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Endpoints of the upstream; at least 1.
-    pub endpoints: usize,
+    /// Who gets the next exchange.
+    pub rule: Rule,
+    /// How long an endpoint that came back takes to have its whole share again.
+    pub slow_start: Duration,
     /// Exchanges waiting at a time.
     pub max_waiting: usize,
     /// Exchanges in flight on one connection.
@@ -56,7 +60,6 @@ pub struct Settings {
 /// The queue.
 #[derive(Debug)]
 pub struct Queue {
-    settings: Settings,
     inner: Mutex<Inner>,
     /// Told whenever another connection may be wanted.
     changed: Notify,
@@ -64,10 +67,11 @@ pub struct Queue {
 
 #[derive(Debug)]
 struct Inner {
+    settings: Settings,
     roster: Roster,
     waiting: Waiting,
     retries: Retries,
-    next_turn: u64,
+    arrivals: u64,
     /// Why the last attempt to connect failed, if nothing is open.
     down: Option<String>,
     /// Something was pushed since the keeper last looked.
@@ -79,7 +83,7 @@ struct Inner {
 /// What the keeper needs to know to decide on the next connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// Exchanges that no connection has, or that are above `grow_at` on theirs.
+    /// Exchanges that no connection has and any endpoint will do for, or that are above `grow_at` on their connection.
     pub wanting: usize,
     /// The endpoints by index.
     pub endpoints: EndpointDemands,
@@ -98,33 +102,42 @@ pub type EndpointDemands = SmallVec<[EndpointDemand; 4]>;
 
 /// What the keeper needs to know of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is known on its own")]
 pub struct EndpointDemand {
     /// Connections that take new exchanges.
     pub open: usize,
     /// Sockets being opened.
     pub connecting: usize,
+    /// What it is to get beside the others.
+    pub weight: u64,
+    /// Exchanges that wait for it and for no other.
+    pub waiting: usize,
+    /// It was its turn, and it had no room.
+    pub short: bool,
     /// Its last replies all failed.
     pub failing: bool,
     /// It failed too often in a row.
     pub ejected: bool,
-    /// It gets nothing, because another one is better.
+    /// It gets nothing, because another one is better or it is one no longer.
     pub left_out: bool,
 }
 
 impl EndpointDemand {
-    fn of(endpoint: &Endpoint, has_better: bool) -> Self {
-        Self {
-            open: endpoint.open,
-            connecting: endpoint.connecting,
-            failing: endpoint.is_failing(),
-            ejected: endpoint.ejected,
-            left_out: has_better && endpoint.is_left_out(),
-        }
-    }
-
     /// Neither a connection nor one in the making.
     pub fn is_untouched(&self) -> bool {
         self.open + self.connecting == 0
+    }
+
+    /// How many connections it has for its weight, or soon will have.
+    pub fn fill(&self) -> u64 {
+        (((self.open + self.connecting) as u64) << 32) / self.weight.max(1)
+    }
+}
+
+impl Demand {
+    /// Whether any exchange has no connection.
+    pub fn has_waiting(&self) -> bool {
+        self.wanting > 0 || self.endpoints.iter().any(|endpoint| endpoint.waiting > 0)
     }
 }
 
@@ -154,18 +167,19 @@ impl fmt::Display for Figures {
 }
 
 impl Queue {
-    /// An empty queue without connections.
+    /// An empty queue without endpoints.
     pub fn new(settings: Settings) -> Arc<Self> {
         let inner = Inner {
+            settings,
             roster: Roster::new(&settings),
             waiting: Waiting::default(),
             retries: Retries::new(settings.retry),
-            next_turn: 0,
+            arrivals: 0,
             down: None,
             touched: false,
             refused: Vec::new(),
         };
-        Arc::new(Self { settings, inner: Mutex::new(inner), changed: Notify::new() })
+        Arc::new(Self { inner: Mutex::new(inner), changed: Notify::new() })
     }
 
     /// For what wakes nobody and ends nothing.
@@ -193,9 +207,9 @@ impl Queue {
             let first = !std::mem::replace(&mut inner.touched, true);
             let is_down = inner.down.is_some();
             inner.retries.note_request(exchange.slot.admitted());
-            let given = inner.place(exchange, self.settings.max_waiting);
+            let given = inner.place(exchange);
             (first && is_down)
-                || given.is_some_and(|key| inner.roster.is_crowded(key))
+                || given.is_some_and(|(key, missed)| missed || inner.roster.is_crowded(key))
                 || !inner.waiting.is_empty()
                 || (!inner.roster.full && inner.roster.endpoints.iter().any(Endpoint::is_untried))
         });
@@ -231,6 +245,42 @@ impl Queue {
         })
     }
 
+    /// The same queue under other settings.
+    pub fn retune(&self, settings: Settings) {
+        self.locked(|inner| {
+            inner.settings = settings;
+            inner.roster.retune(&settings);
+            inner.retries.retune(settings.retry);
+            inner.dispatch();
+        });
+        self.changed.notify_one();
+    }
+
+    /// There is an endpoint at this place, with this share; places without a gap.
+    pub fn set_endpoint(&self, place: usize, share: Share) {
+        self.locked(|inner| {
+            inner.roster.set_endpoint(place, share);
+            inner.dispatch();
+        });
+    }
+
+    /// The endpoint at this place is one no longer: its connections finish what they have. The place may be given to
+    /// another one when nothing is connecting or connected there any more.
+    pub fn remove_endpoint(&self, place: usize) {
+        self.locked(|inner| {
+            let inbox = inner.roster.remove_endpoint(place);
+            inner.put_back(inbox);
+        });
+    }
+
+    /// Connections beyond so many leave as soon as nothing is lost by it, the least used ones first.
+    pub fn shed(&self, most: usize) {
+        self.locked(|inner| {
+            let inbox = inner.roster.shed(most);
+            inner.put_back(inbox);
+        });
+    }
+
     /// A place for a connection to `endpoint` that is being opened.
     pub fn connecting(self: &Arc<Self>, endpoint: usize) -> Connecting {
         self.locked(|inner| inner.roster.endpoints[endpoint].connecting += 1);
@@ -239,8 +289,11 @@ impl Queue {
 
     /// An attempt to connect failed.
     pub fn dial_failed(&self, endpoint: usize) {
-        let it = &mut self.inner().roster.endpoints[endpoint];
-        (it.unreachable, it.paused) = (true, true);
+        self.locked(|inner| {
+            let it = &mut inner.roster.endpoints[endpoint];
+            (it.unreachable, it.paused, it.short) = (true, true, false);
+            inner.dispatch();
+        });
     }
 
     /// An endpoint that could not be connected to may be tried again, if there is a reason.
@@ -276,14 +329,23 @@ impl Queue {
         self.inner().roster.full = true;
     }
 
-    /// An endpoint without a connection needs room under the cap, which is reached: a connection of another one
-    /// leaves, if that has several.
-    pub fn make_room(&self) {
+    /// Another connection to `endpoint` needs room under the cap, which is reached: one to another endpoint leaves, if
+    /// that has too many.
+    pub fn make_room(&self, endpoint: usize) {
         self.set_full();
         self.locked(|inner| {
-            let inbox = inner.roster.make_room();
+            let inbox = inner.roster.make_room(endpoint);
             inner.put_back(inbox);
         });
+    }
+
+    /// Another queue needs room under the cap: a connection leaves, the least used one. False if there is none.
+    pub fn give_way(&self) -> bool {
+        self.locked(|inner| {
+            let inbox = inner.roster.give_way();
+            inner.put_back(inbox);
+            !inner.roster.members.is_empty()
+        })
     }
 
     /// The cap keeps others from serving what waits: a connection leaves that nobody may use.
@@ -295,6 +357,7 @@ impl Queue {
     pub fn readmit(&self, endpoint: usize) {
         self.locked(|inner| {
             inner.roster.endpoints[endpoint].ejected = false;
+            inner.roster.come_back(endpoint);
             inner.dispatch();
         });
     }
@@ -303,6 +366,9 @@ impl Queue {
     pub fn set_healthy(&self, endpoint: usize, healthy: bool) {
         self.locked(|inner| {
             inner.roster.endpoints[endpoint].healthy = healthy;
+            if healthy {
+                inner.roster.come_back(endpoint);
+            }
             inner.dispatch();
         });
     }
@@ -310,10 +376,10 @@ impl Queue {
     /// What the keeper needs to know now.
     pub fn demand(&self) -> Demand {
         self.locked(|Inner { roster, waiting, down, touched, .. }| Demand {
-            wanting: waiting.count(false)
-                + waiting.count(true).min(roster.uploads_left())
+            wanting: waiting.count(None, false)
+                + waiting.count(None, true).min(roster.uploads_left())
                 + roster.overload(),
-            endpoints: roster.demands(),
+            endpoints: roster.demands(|endpoint| waiting.led_to(endpoint, roster.uploads_left())),
             open: roster.open(),
             connecting: roster.connecting(),
             down: down.is_some(),
@@ -323,7 +389,8 @@ impl Queue {
 
     /// What the keeper needs to know of the endpoints.
     pub fn endpoints(&self) -> EndpointDemands {
-        self.inner().roster.demands()
+        let inner = self.inner();
+        inner.roster.demands(|endpoint| inner.waiting.led_to(endpoint, inner.roster.uploads_left()))
     }
 
     /// Completes when [`Queue::demand`] may have changed. Cancel-safe; for one waiter.
@@ -360,24 +427,49 @@ impl Queue {
 impl Inner {
     /// Gives, queues or refuses; says whom it was given to. What waits longer comes first: nothing overtakes the
     /// queue, but for what waits only because it is in parts.
-    fn place(&mut self, mut exchange: Exchange, max_waiting: usize) -> Option<usize> {
-        exchange.turn = self.next_turn;
-        self.next_turn += 1;
-        let in_parts = exchange.is_in_parts();
-        let is_next = if in_parts { self.waiting.is_empty() } else { self.waiting.count(false) == 0 };
-        if is_next && let Some(key) = self.roster.choose(in_parts, None) {
+    fn place(&mut self, mut exchange: Exchange) -> Option<(usize, bool)> {
+        self.line_up(&mut exchange);
+        let kind = Kind::of(&exchange);
+        let is_next = !(self.waiting.has(kind) || (kind.in_parts && self.waiting.has(kind.whole())));
+        if is_next && let Some(key) = self.roster.choose(kind.endpoint, kind.in_parts, None) {
             exchange.slot.mark_given_at_once();
-            self.roster.give(key, exchange);
-            return Some(key);
+            return Some((key, self.roster.give(key, exchange)));
         }
         if let (Some(error), 0) = (&self.down, self.roster.open()) {
             self.refused.push((exchange, Refusal::Down(error.clone())));
-        } else if self.waiting.len() >= max_waiting {
-            self.refused.push((exchange, Refusal::QueueFull));
-        } else {
+        } else if self.waiting.len() < self.settings.max_waiting {
             self.put_back([exchange]);
+        } else {
+            self.take_the_place_of_the_last(exchange);
         }
         None
+    }
+
+    /// Gives an exchange its turn, and leads it where its key says. Each that its client has outstanding before it
+    /// costs it as much as a round of those that wait: a client with many has one in each round, as the others do.
+    fn line_up(&mut self, exchange: &mut Exchange) {
+        self.arrivals += 1;
+        let later = exchange.ahead.saturating_mul(self.waiting.len()) as u64;
+        exchange.turn = Turn { at: self.arrivals.saturating_add(later), arrival: self.arrivals };
+        self.lead(exchange);
+    }
+
+    fn lead(&self, exchange: &mut Exchange) {
+        if self.settings.rule == Rule::Hash {
+            exchange.led_to = exchange.key.and_then(|key| self.roster.lead(key, exchange.tried.endpoint));
+        }
+    }
+
+    /// The queue is full: who has the last turn of all is refused.
+    fn take_the_place_of_the_last(&mut self, exchange: Exchange) {
+        let last = self.waiting.last().filter(|last| exchange.turn < last.turn && !last.tried.begun);
+        match last.map(|last| last.turn).and_then(|turn| self.waiting.remove(turn)) {
+            Some(last) => {
+                self.refused.push((last, Refusal::QueueFull));
+                self.put_back([exchange]);
+            }
+            None => self.refused.push((exchange, Refusal::QueueFull)),
+        }
     }
 
     /// Exchanges that no connection has begun wait, each at its turn. What ended meanwhile has nobody to
@@ -395,6 +487,7 @@ impl Inner {
         let now = Instant::now();
         if !exchange.bound && self.retries.allow(&mut exchange, now) {
             exchange.slot.mark_retried(rung, now);
+            self.lead(&mut exchange);
             self.put_back([exchange]);
         } else {
             self.refused.push((exchange, otherwise.clone()));
@@ -404,28 +497,43 @@ impl Inner {
 
     /// Gives what waits to connections with room; if some still waits, stuck connections give way.
     fn dispatch(&mut self) {
-        self.roster.reserve(self.waiting.first_is_in_parts());
+        if self.settings.rule == Rule::Hash && !self.waiting.is_empty() {
+            self.lead_elsewhere();
+        }
+        self.reserve();
         while let Some((key, exchange)) = self.next_pair() {
             exchange.slot.mark_given(Instant::now());
             self.roster.give(key, exchange);
-            self.roster.reserve(self.waiting.first_is_in_parts());
+            self.reserve();
         }
         if !self.waiting.is_empty() {
             self.roster.evict_stuck(self.waiting.len());
         }
     }
 
-    /// The next exchange and the connection for it. Those in parts and the others do not wait for each other.
+    /// What waits for an endpoint that it need not wait for any more goes on to the next best one.
+    fn lead_elsewhere(&mut self) {
+        let roster = &self.roster;
+        for mut exchange in self.waiting.misled(|endpoint| roster.can_wait_for(endpoint)) {
+            self.lead(&mut exchange);
+            let over = self.waiting.insert(exchange);
+            self.refused.extend(over.map(|exchange| (exchange, Refusal::Lost)));
+        }
+    }
+
+    fn reserve(&mut self) {
+        let first = self.waiting.first().filter(|first| first.is_in_parts());
+        self.roster.reserve(first.map(Kind::of));
+    }
+
+    /// The next exchange and the connection for it. Those in different lines do not wait for each other.
     fn next_pair(&mut self) -> Option<(usize, Exchange)> {
-        let first = self.waiting.first_is_in_parts();
-        [first, !first].into_iter().find_map(|in_parts| {
-            if self.waiting.count(in_parts) == 0 {
-                return None;
-            }
-            let avoid = self.waiting.first_of(in_parts)?.tried.endpoint;
-            let key = self.roster.choose(in_parts, avoid)?;
-            Some((key, self.waiting.pop(in_parts)?))
-        })
+        let pair = |first: &Exchange| {
+            let Kind { endpoint, in_parts } = Kind::of(first);
+            Some((self.roster.choose(endpoint, in_parts, first.tried.endpoint)?, first.turn))
+        };
+        let (key, turn) = self.waiting.firsts().find_map(pair)?;
+        Some((key, self.waiting.remove(turn)?))
     }
 }
 

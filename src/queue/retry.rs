@@ -41,6 +41,11 @@ impl Retries {
         Self { settings, since: Instant::now(), second: 0, seconds: [Counts::default(); WINDOW] }
     }
 
+    /// The same counts under other settings.
+    pub(super) fn retune(&mut self, settings: Retry) {
+        self.settings = settings;
+    }
+
     /// A request was pushed.
     pub(super) fn note_request(&mut self, now: Instant) {
         self.at(now).requests += 1;

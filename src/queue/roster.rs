@@ -1,19 +1,25 @@
 //! The connections of a pool as the queue sees them, and the rule that picks one.
 //!
-//! The endpoint with the fewest in flight (ties rotate), but none that is left out while another is better; within
+//! First the endpoint, by the rule of the configuration, but none that is left out while another is better; within
 //! it the most recently used connection below `grow_at`, then the least loaded. A request in parts needs one with
 //! nothing in flight, which then takes nothing else until the request is whole. Plain data: the queue's lock is
 //! around it.
 
+mod choice;
+
 use std::collections::VecDeque;
 use std::task::Waker;
+use std::time::Duration;
 
 use slab::Slab;
+use tokio::time::Instant;
 
-use super::endpoint::{Endpoint, Verdict};
-use super::{EndpointDemand, EndpointDemands, Settings, Woken};
+use super::endpoint::{Endpoint, Share, Verdict};
+use super::waiting::Kind;
+use super::{Settings, Woken};
 use crate::events::CloseReason;
 use crate::exchange::Exchange;
+pub use choice::Rule;
 
 /// One connection's seat.
 #[derive(Debug)]
@@ -62,17 +68,23 @@ pub(super) enum Hold {
 pub(super) struct Roster {
     pub(super) members: Slab<Member>,
     pub(super) endpoints: Vec<Endpoint>,
+    rule: Rule,
+    slow_start: Duration,
+    /// When the last of the endpoints that came back has its whole share again.
+    warm_at: Option<Instant>,
     room: usize,
     grow_at: usize,
-    /// Connections that may still take a request in parts.
-    uploads_left: usize,
+    eject_after: u32,
+    max_uploads: usize,
+    /// Connections that are sending a request in parts.
+    uploads: usize,
     /// A busy connection that takes nothing more, so that it becomes free for a request in parts.
     reserved: Option<usize>,
     /// The cap is reached, and no socket has closed since.
     pub(super) full: bool,
-    /// The endpoint that wins the next tie.
-    turn: usize,
-    clock: u64,
+    /// Where the order of turns has come to.
+    turn: u64,
+    uses: u64,
     /// Whom to wake after the lock.
     pub(super) woken: Woken,
 }
@@ -81,23 +93,60 @@ impl Roster {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             members: Slab::new(),
-            endpoints: vec![Endpoint::new(settings.eject_after); settings.endpoints],
+            endpoints: Vec::new(),
+            rule: settings.rule,
+            slow_start: settings.slow_start,
+            warm_at: None,
             room: settings.room,
             grow_at: settings.grow_at,
-            uploads_left: settings.max_uploads,
+            eject_after: settings.eject_after,
+            max_uploads: settings.max_uploads,
+            uploads: 0,
             reserved: None,
             full: false,
             turn: 0,
-            clock: 0,
+            uses: 0,
             woken: Woken::default(),
         }
     }
 
+    /// The same endpoints and connections under other settings.
+    pub(super) fn retune(&mut self, settings: &Settings) {
+        (self.rule, self.slow_start) = (settings.rule, settings.slow_start);
+        self.max_uploads = settings.max_uploads;
+        self.eject_after = settings.eject_after;
+        self.endpoints.iter_mut().for_each(|endpoint| endpoint.eject_after = settings.eject_after);
+    }
+
+    /// There is an endpoint at this place, with this share.
+    pub(super) fn set_endpoint(&mut self, place: usize, share: Share) {
+        match self.endpoints.get_mut(place) {
+            Some(it) if !it.removed => {
+                it.share = share;
+                return;
+            }
+            Some(it) => *it = Endpoint::new(share, self.eject_after),
+            None => self.endpoints.push(Endpoint::new(share, self.eject_after)),
+        }
+        self.come_back(place);
+    }
+
+    /// The endpoint at this place is one no longer. Returns what its connections had been given and not taken.
+    pub(super) fn remove_endpoint(&mut self, place: usize) -> VecDeque<Exchange> {
+        self.endpoints[place].removed = true;
+        self.call_off_all(CloseReason::Removed, |m| m.endpoint == place)
+    }
+
     pub(super) fn join(&mut self, endpoint: usize) -> usize {
-        self.endpoints[endpoint].open += 1;
-        (self.endpoints[endpoint].unreachable, self.endpoints[endpoint].paused) = (false, false);
-        self.clock += 1;
-        self.members.insert(Member {
+        let it = &mut self.endpoints[endpoint];
+        let came_back = it.open == 0 && it.unreachable;
+        it.open += 1;
+        (it.unreachable, it.paused, it.short) = (false, false, false);
+        if came_back {
+            self.come_back(endpoint);
+        }
+        self.uses += 1;
+        let key = self.members.insert(Member {
             endpoint,
             in_flight: 0,
             inbox: VecDeque::new(),
@@ -106,8 +155,12 @@ impl Roster {
             hold: Hold::Useful,
             nudged: false,
             uploading: false,
-            used: self.clock,
-        })
+            used: self.uses,
+        });
+        if self.endpoints[endpoint].removed {
+            self.call_off(key, CloseReason::Removed);
+        }
+        key
     }
 
     /// Nothing new for this one. Returns what it had been given and not taken.
@@ -137,13 +190,13 @@ impl Roster {
     /// A connection has the last part of a request, or will never take it.
     pub(super) fn uploaded(&mut self, key: usize) {
         if std::mem::take(&mut self.members[key].uploading) {
-            self.uploads_left += 1;
+            self.uploads -= 1;
         }
     }
 
     /// Connections that may still take a request in parts.
     pub(super) fn uploads_left(&self) -> usize {
-        self.uploads_left
+        self.max_uploads.saturating_sub(self.uploads)
     }
 
     /// What is in flight on each connection that is sending a request in parts.
@@ -157,25 +210,28 @@ impl Roster {
         self.uploaded(key);
         let member = self.members.remove(key);
         self.full = false;
+        self.endpoints.iter_mut().for_each(|endpoint| endpoint.short = false);
         let endpoint = &mut self.endpoints[member.endpoint];
         endpoint.in_flight -= member.in_flight;
         inbox
     }
 
-    pub(super) fn give(&mut self, key: usize, exchange: Exchange) {
-        self.clock += 1;
+    /// Gives `exchange` to a connection. True if another endpoint needs one more.
+    pub(super) fn give(&mut self, key: usize, exchange: Exchange) -> bool {
+        let missed = self.take_turn(self.members[key].endpoint);
+        self.uses += 1;
         let member = &mut self.members[key];
-        member.used = self.clock;
+        member.used = self.uses;
         member.in_flight += 1;
         if exchange.is_in_parts() {
             member.uploading = true;
-            self.uploads_left -= 1;
+            self.uploads += 1;
             self.reserved = None;
         }
         self.endpoints[member.endpoint].in_flight += 1;
-        self.turn = (member.endpoint + 1) % self.endpoints.len();
         member.inbox.push_back(exchange);
         self.woken.add(member.waker.take());
+        missed
     }
 
     /// One exchange is over. True if that changes what is thought of the endpoint.
@@ -201,15 +257,29 @@ impl Roster {
         if !self.endpoints[endpoint].failed() {
             return;
         }
+        let stands_in =
+            |it: &Endpoint| it.is_good() || (it.share.backup && it.may_serve() && !it.is_failing());
         let mut others = self.endpoints.iter().enumerate().filter(|(other, _)| *other != endpoint);
-        if others.any(|(_, other)| other.is_good()) {
+        if others.any(|(_, other)| stands_in(other)) {
             self.endpoints[endpoint].ejected = true;
-            let idle = |m: &Member| m.endpoint == endpoint && m.in_flight == 0;
-            let idle: Vec<_> = self.members.iter().filter(|(_, m)| idle(m)).map(|(key, _)| key).collect();
-            for key in idle {
-                self.call_off(key, CloseReason::Ejected);
-            }
+            self.call_off_all(CloseReason::Ejected, |m| m.endpoint == endpoint && m.in_flight == 0);
         }
+    }
+
+    /// Calls connections off until at most `most` are open, the least used first.
+    pub(super) fn shed(&mut self, most: usize) -> VecDeque<Exchange> {
+        let mut keys: Vec<_> =
+            self.members.iter().filter(|(_, m)| m.standing != Standing::Retiring).collect();
+        keys.sort_unstable_by_key(|(_, m)| (m.in_flight, m.used));
+        let excess = keys.len().saturating_sub(most);
+        let keys: Vec<_> = keys.into_iter().take(excess).map(|(key, _)| key).collect();
+        keys.into_iter().flat_map(|key| self.call_off(key, CloseReason::Retuned)).collect()
+    }
+
+    /// Has connections close as soon as nothing is lost by it. Returns what they had been given and not taken.
+    fn call_off_all(&mut self, reason: CloseReason, which: impl Fn(&Member) -> bool) -> VecDeque<Exchange> {
+        let keys: Vec<_> = self.members.iter().filter(|(_, m)| which(m)).map(|(key, _)| key).collect();
+        keys.into_iter().flat_map(|key| self.call_off(key, reason)).collect()
     }
 
     /// Has a connection close as soon as nothing is lost by it. Returns what it had been given and not taken.
@@ -224,17 +294,45 @@ impl Roster {
         inbox
     }
 
-    /// Makes room under the cap for an endpoint that has no connection, at the cost of one that has several. Returns
-    /// what that connection had been given and not taken.
-    pub(super) fn make_room(&mut self) -> VecDeque<Exchange> {
-        if self.members.iter().any(|(_, m)| m.standing == Standing::Retiring) {
-            // Room is on its way, if who only waits for something gives way.
-            self.evict_stuck(1);
+    /// Makes room under the cap for another connection to `endpoint`, at the cost of an endpoint that has more for its
+    /// weight, or has idle ones and nothing is led there. Returns what that connection had been given and not taken.
+    pub(super) fn make_room(&mut self, endpoint: usize) -> VecDeque<Exchange> {
+        if self.room_is_coming() {
             return VecDeque::new();
         }
-        let spare = self.members.iter().filter(|(_, m)| self.endpoints[m.endpoint].open > 1);
-        let least_used = spare.min_by_key(|(_, m)| (m.in_flight, m.used)).map(|(key, _)| key);
-        least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Idle))
+        let last = |m: &Member| self.endpoints[m.endpoint].open == 1;
+        let may_go = |m: &Member| m.endpoint != endpoint && self.may_go(m, endpoint);
+        let spare = self.members.iter().filter(|(_, m)| may_go(m));
+        let least_used = spare.min_by_key(|(_, m)| (last(m), m.in_flight, m.used)).map(|(key, _)| key);
+        least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Balance))
+    }
+
+    /// Makes room under the cap for those of another roster. Returns what the connection had been given and not taken.
+    pub(super) fn give_way(&mut self) -> VecDeque<Exchange> {
+        if self.room_is_coming() {
+            return VecDeque::new();
+        }
+        let least_used = self.members.iter().min_by_key(|(_, m)| (m.in_flight, m.used)).map(|(key, _)| key);
+        least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Balance))
+    }
+
+    /// A connection is leaving, if who only waits for something gives way.
+    fn room_is_coming(&mut self) -> bool {
+        let is_coming = self.members.iter().any(|(_, m)| m.standing == Standing::Retiring);
+        if is_coming {
+            self.evict_stuck(1);
+        }
+        is_coming
+    }
+
+    /// Whether the endpoint of a connection can do without it better than `endpoint` without another one.
+    fn may_go(&self, member: &Member, endpoint: usize) -> bool {
+        let (from, to) = (&self.endpoints[member.endpoint], &self.endpoints[endpoint]);
+        if self.rule == Rule::Hash {
+            // What is led there can go nowhere else.
+            return to.open == 0 || (from.open > 1 && member.in_flight == 0);
+        }
+        from.open > 1 && (to.open == 0 || self.has_more(member.endpoint, endpoint))
     }
 
     /// Has an idle connection close whose endpoint is left out, if there is one, and none is on its way out already.
@@ -249,61 +347,19 @@ impl Roster {
         }
     }
 
-    /// Who gets the next exchange, or the next one in parts; if it can be, not the endpoint to `avoid`.
-    pub(super) fn choose(&self, in_parts: bool, avoid: Option<usize>) -> Option<usize> {
-        if in_parts && self.uploads_left == 0 {
-            return None;
-        }
-        let has_better = self.has_better();
-        let candidates = self.members.iter().filter(|(key, m)| {
-            let fits = if in_parts { m.takes(1) } else { m.takes(self.room) && self.reserved != Some(*key) };
-            let endpoint = &self.endpoints[m.endpoint];
-            let one_too_many = endpoint.is_failing() && endpoint.in_flight > 0;
-            fits && !(has_better && (endpoint.is_left_out() || one_too_many))
-        });
-        let preference = |m: &Member| (Some(m.endpoint) == avoid, self.preference(m));
-        candidates.min_by_key(|(_, m)| preference(m)).map(|(key, _)| key)
-    }
-
-    /// Who gets an exchange that only `endpoint` will do for.
-    pub(super) fn choose_at(&self, endpoint: usize) -> Option<usize> {
-        let fits =
-            |key, m: &Member| m.endpoint == endpoint && m.takes(self.room) && self.reserved != Some(key);
-        let candidates = self.members.iter().filter(|(key, m)| fits(*key, m));
-        candidates.min_by_key(|(_, m)| self.preference(m)).map(|(key, _)| key)
-    }
-
     /// Keeps the least busy connection from taking more while it is the turn of a request in parts: among many
     /// small ones it would never be free.
-    pub(super) fn reserve(&mut self, wanted: bool) {
-        if !wanted || self.uploads_left == 0 {
+    pub(super) fn reserve(&mut self, for_one: Option<Kind>) {
+        let Some(Kind { endpoint: only, .. }) = for_one.filter(|_| self.uploads_left() > 0) else {
             self.reserved = None;
-        } else if self.reserved.is_none() {
-            let busy = self.members.iter().filter(|(_, m)| m.takes(usize::MAX));
+            return;
+        };
+        let fits = |m: &Member| m.takes(usize::MAX) && only.is_none_or(|only| only == m.endpoint);
+        let kept = self.reserved.and_then(|key| self.members.get(key));
+        if !kept.is_some_and(fits) {
+            let busy = self.members.iter().filter(|(_, m)| fits(m));
             self.reserved = busy.min_by_key(|(_, m)| m.in_flight).map(|(key, _)| key);
         }
-    }
-
-    /// Smaller is better.
-    fn preference(&self, member: &Member) -> impl Ord + use<> {
-        let count = self.endpoints.len();
-        let turns_away = (member.endpoint + count - self.turn) % count;
-        let crowded = member.in_flight >= self.grow_at;
-        let load = if crowded { member.in_flight } else { 0 };
-        let recency = std::cmp::Reverse(member.used);
-        (self.endpoints[member.endpoint].in_flight, turns_away, crowded, load, recency)
-    }
-
-    /// Whether an endpoint can be left out, or get one at a time if it is failing. With nobody better about it is
-    /// not: throttling the last endpoint helps no one.
-    pub(super) fn has_better(&self) -> bool {
-        self.endpoints.iter().any(Endpoint::is_good)
-    }
-
-    /// What the keeper needs to know of each endpoint.
-    pub(super) fn demands(&self) -> EndpointDemands {
-        let has_better = self.has_better();
-        self.endpoints.iter().map(|endpoint| EndpointDemand::of(endpoint, has_better)).collect()
     }
 
     /// Connections that take new exchanges.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::roster::{Hold, Roster, Standing};
+use super::roster::{Hold, Standing};
 use super::{Inner, Queue, Verdict};
 use crate::events::{CloseReason, Rung};
 use crate::exchange::Exchange;
@@ -177,7 +177,7 @@ impl Seat {
     /// Retires an idle connection if the pool stays at its floor without it, and nothing has landed in the
     /// inbox meanwhile.
     pub fn retire_if_spare(&self) -> bool {
-        self.retire_idle_if(|roster| roster.open() > self.queue.settings.min_connections)
+        self.retire_idle_if(|inner| inner.roster.open() > inner.settings.min_connections)
     }
 
     /// Retires a connection if it is idle, and nothing has landed in the inbox meanwhile.
@@ -185,9 +185,9 @@ impl Seat {
         self.retire_idle_if(|_| true)
     }
 
-    fn retire_idle_if(&self, condition: impl FnOnce(&Roster) -> bool) -> bool {
+    fn retire_idle_if(&self, condition: impl FnOnce(&Inner) -> bool) -> bool {
         let retires = self.queue.locked(|inner| {
-            let retires = inner.roster.members[self.key].in_flight == 0 && condition(&inner.roster);
+            let retires = inner.roster.members[self.key].in_flight == 0 && condition(inner);
             if retires {
                 let inbox = inner.roster.retire(self.key);
                 debug_assert!(inbox.is_empty());

@@ -25,8 +25,9 @@ fn queue() -> Arc<Queue> {
     let (max_waiting, room, grow_at) = (64, 2, 1);
     let (max_uploads, min_connections, eject_after) = (1, 1, 5);
     let retry = Retry { attempts: 2, per_thousand: 200 };
-    Queue::new(Settings {
-        endpoints: 2,
+    let queue = Queue::new(Settings {
+        rule: Rule::LeastInFlight,
+        slow_start: Duration::ZERO,
         max_waiting,
         room,
         grow_at,
@@ -34,7 +35,10 @@ fn queue() -> Arc<Queue> {
         min_connections,
         eject_after,
         retry,
-    })
+    });
+    (0..2)
+        .for_each(|place| queue.set_endpoint(place, Share { weight: 1, backup: false, seed: place as u64 }));
+    queue
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

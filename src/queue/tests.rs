@@ -13,7 +13,22 @@ use crate::{events, exchange};
 fn settings(room: usize, max_waiting: usize) -> Settings {
     let (grow_at, max_uploads, min_connections, eject_after) = (1, 1, 1, 5);
     let retry = Retry { attempts: 2, per_thousand: 200 };
-    Settings { endpoints: 2, max_waiting, room, grow_at, max_uploads, min_connections, eject_after, retry }
+    let (rule, slow_start) = (Rule::LeastInFlight, Duration::ZERO);
+    Settings {
+        rule,
+        slow_start,
+        max_waiting,
+        room,
+        grow_at,
+        max_uploads,
+        min_connections,
+        eject_after,
+        retry,
+    }
+}
+
+fn share(place: usize, weight: u32) -> Share {
+    Share { weight, backup: false, seed: rendezvous::hash(&place.to_be_bytes()) }
 }
 
 /// A queue and everything around it, under a name for each exchange.
@@ -32,6 +47,7 @@ impl Rig {
 
     fn of(settings: Settings) -> Self {
         let queue = Queue::new(settings);
+        (0..2).for_each(|place| queue.set_endpoint(place, share(place, 1)));
         let events = Arc::new(events::Upstream::new("u"));
         Self { queue, events, tickets: BTreeMap::new(), seats: Vec::new(), next: 0 }
     }
@@ -184,6 +200,9 @@ async fn demand_counts_what_more_connections_would_carry() {
     let at = |open, connecting| EndpointDemand {
         open,
         connecting,
+        weight: demand.endpoints[0].weight,
+        waiting: 0,
+        short: false,
         failing: false,
         ejected: false,
         left_out: false,
@@ -315,7 +334,7 @@ proptest! {
             for in_parts in [false, true] {
                 let order: Vec<u64> = inner.waiting.exchanges(in_parts).map(name).collect();
                 prop_assert!(order.windows(2).all(|w| w[0] < w[1]), "out of order: {order:?}");
-                prop_assert!(order.is_empty() || inner.roster.choose(in_parts, None).is_none(), "waits beside room");
+                prop_assert!(order.is_empty() || inner.roster.choose(None, in_parts, None).is_none(), "waits beside room");
                 prop_assert!(inner.waiting.exchanges(in_parts).all(|e| !e.slot.is_ended()));
             }
             let uploads = inner.roster.uploads();

@@ -1,18 +1,47 @@
-//! What waits for a connection, each in its turn: messages that any room will do for, and messages in parts,
-//! which need a connection with nothing else in flight and must not hold up the others.
+//! What waits for a connection, in lines: messages that any room will do for apart from messages in parts, which
+//! need a connection with nothing else in flight and must not hold up the others; and what was led to one endpoint
+//! apart from what any will do for.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Turn};
 
-/// The waiting exchanges, by turn.
+/// The waiting exchanges.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    whole: BTreeMap<u64, Entry>,
-    in_parts: BTreeMap<u64, Entry>,
+    /// Those with somebody in them.
+    lines: SmallVec<[Line; 2]>,
+    len: usize,
+}
+
+/// Exchanges of one kind, by turn.
+#[derive(Debug)]
+struct Line {
+    kind: Kind,
+    entries: BTreeMap<Turn, Entry>,
+}
+
+/// What exchanges wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// The endpoint that they were led to; `None` = any will do.
+    pub(super) endpoint: Option<usize>,
+    pub(super) in_parts: bool,
+}
+
+impl Kind {
+    pub(super) fn of(exchange: &Exchange) -> Self {
+        Self { endpoint: exchange.led_to, in_parts: exchange.is_in_parts() }
+    }
+
+    /// The same without parts.
+    pub(super) fn whole(self) -> Self {
+        Self { in_parts: false, ..self }
+    }
 }
 
 #[derive(Debug)]
@@ -21,83 +50,121 @@ struct Entry {
     exchange: Exchange,
 }
 
+impl Entry {
+    /// It waits no more.
+    fn end(self) -> Exchange {
+        self.exchange.slot.end_waiting();
+        self.exchange
+    }
+}
+
 impl Waiting {
     pub(super) fn len(&self) -> usize {
-        self.whole.len() + self.in_parts.len()
+        self.len
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.whole.is_empty() && self.in_parts.is_empty()
+        self.len == 0
     }
 
-    /// Those of one kind.
-    pub(super) fn count(&self, in_parts: bool) -> usize {
-        if in_parts { self.in_parts.len() } else { self.whole.len() }
+    /// How many wait for the same.
+    pub(super) fn count(&self, endpoint: Option<usize>, in_parts: bool) -> usize {
+        let kind = Kind { endpoint, in_parts };
+        self.lines.iter().find(|line| line.kind == kind).map_or(0, |line| line.entries.len())
     }
 
-    fn kind(&mut self, in_parts: bool) -> &mut BTreeMap<u64, Entry> {
-        if in_parts { &mut self.in_parts } else { &mut self.whole }
+    /// How many were led to `endpoint`, of those in parts at most so many.
+    pub(super) fn led_to(&self, endpoint: usize, uploads: usize) -> usize {
+        self.count(Some(endpoint), false) + self.count(Some(endpoint), true).min(uploads)
+    }
+
+    /// Whether somebody waits for the same.
+    pub(super) fn has(&self, kind: Kind) -> bool {
+        self.lines.iter().any(|line| line.kind == kind)
     }
 
     /// Gives it back if it has ended.
     #[must_use]
     pub(super) fn insert(&mut self, exchange: Exchange) -> Option<Exchange> {
-        let turn = exchange.turn;
-        if !exchange.slot.begin_waiting(turn) {
-            return Some(exchange);
-        }
-        let kind = self.kind(exchange.is_in_parts());
-        kind.insert(turn, Entry { since: Instant::now(), exchange });
+        let (turn, kind) = (exchange.turn, Kind::of(&exchange));
+        let Some(since) = exchange.slot.begin_waiting(turn) else { return Some(exchange) };
+        let place = self.lines.iter().position(|line| line.kind == kind).unwrap_or_else(|| {
+            self.lines.push(Line { kind, entries: BTreeMap::new() });
+            self.lines.len() - 1
+        });
+        self.lines[place].entries.insert(turn, Entry { since, exchange });
+        self.len += 1;
         None
     }
 
     /// Takes out the one whose turn this is.
-    pub(super) fn remove(&mut self, turn: u64) -> Option<Exchange> {
-        let entry = self.whole.remove(&turn).or_else(|| self.in_parts.remove(&turn))?;
-        entry.exchange.slot.end_waiting();
-        Some(entry.exchange)
+    pub(super) fn remove(&mut self, turn: Turn) -> Option<Exchange> {
+        let place = self.lines.iter().position(|line| line.entries.contains_key(&turn))?;
+        self.take(place, turn)
     }
 
-    /// The first of one kind.
-    pub(super) fn first_of(&self, in_parts: bool) -> Option<&Exchange> {
-        let kind = if in_parts { &self.in_parts } else { &self.whole };
-        kind.first_key_value().map(|(_, entry)| &entry.exchange)
+    fn take(&mut self, place: usize, turn: Turn) -> Option<Exchange> {
+        let entry = self.lines[place].entries.remove(&turn)?;
+        if self.lines[place].entries.is_empty() {
+            self.lines.swap_remove(place);
+        }
+        self.len -= 1;
+        Some(entry.end())
     }
 
     /// The first of all.
     pub(super) fn first(&self) -> Option<&Exchange> {
-        self.first_of(self.first_is_in_parts())
+        let firsts = self.lines.iter().filter_map(|line| line.entries.first_key_value());
+        firsts.min_by_key(|(turn, _)| **turn).map(|(_, entry)| &entry.exchange)
     }
 
-    /// Takes out the first of one kind.
-    pub(super) fn pop(&mut self, in_parts: bool) -> Option<Exchange> {
-        let (_, entry) = self.kind(in_parts).pop_first()?;
-        entry.exchange.slot.end_waiting();
-        Some(entry.exchange)
+    /// The last of all.
+    pub(super) fn last(&self) -> Option<&Exchange> {
+        let lasts = self.lines.iter().filter_map(|line| line.entries.last_key_value());
+        lasts.max_by_key(|(turn, _)| **turn).map(|(_, entry)| &entry.exchange)
     }
 
-    /// Whether the first of all is one in parts.
-    pub(super) fn first_is_in_parts(&self) -> bool {
-        let first = |kind: &BTreeMap<u64, Entry>| kind.first_key_value().map_or(u64::MAX, |(turn, _)| *turn);
-        first(&self.in_parts) < first(&self.whole)
+    /// The first of each line, in their turn.
+    pub(super) fn firsts(&self) -> impl Iterator<Item = &Exchange> {
+        let firsts = self.lines.iter().filter_map(|line| line.entries.values().next());
+        let mut firsts: SmallVec<[&Exchange; 4]> = firsts.map(|entry| &entry.exchange).collect();
+        firsts.sort_unstable_by_key(|exchange| exchange.turn);
+        firsts.into_iter()
+    }
+
+    /// Takes out what was led to endpoints that are not worth waiting for.
+    pub(super) fn misled(&mut self, can_wait_for: impl Fn(usize) -> bool) -> Vec<Exchange> {
+        let mut misled = Vec::new();
+        let mut place = 0;
+        while let Some(line) = self.lines.get(place) {
+            if line.kind.endpoint.is_none_or(&can_wait_for) {
+                place += 1;
+                continue;
+            }
+            let line = self.lines.swap_remove(place);
+            self.len -= line.entries.len();
+            misled.extend(line.entries.into_values().map(Entry::end));
+        }
+        misled
     }
 
     /// How long the oldest has waited.
     pub(super) fn oldest_wait(&self, now: Instant) -> Duration {
-        let firsts = [&self.whole, &self.in_parts].into_iter().filter_map(|kind| kind.values().next());
-        firsts.map(|entry| now - entry.since).max().unwrap_or_default()
+        // Neither a retried one nor one of a client with many is where its age would put it.
+        let entries = self.lines.iter().flat_map(|line| line.entries.values());
+        entries.map(|entry| now.saturating_duration_since(entry.since)).max().unwrap_or_default()
     }
 
-    /// Those of one kind, in their turn.
+    /// Those with or without parts, in their turn.
     #[cfg(test)]
     pub(super) fn exchanges(&self, in_parts: bool) -> impl Iterator<Item = &Exchange> {
-        let kind = if in_parts { &self.in_parts } else { &self.whole };
-        kind.values().map(|entry| &entry.exchange)
+        let lines = self.lines.iter().filter(move |line| line.kind.in_parts == in_parts);
+        lines.flat_map(|line| line.entries.values()).map(|entry| &entry.exchange)
     }
 
     /// Takes out all, in no order.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Exchange> + use<> {
-        let Self { whole, in_parts } = std::mem::take(self);
-        whole.into_values().chain(in_parts.into_values()).map(|entry| entry.exchange)
+        let lines = std::mem::take(self).lines;
+        lines.into_iter().flat_map(|line| line.entries.into_values()).map(|entry| entry.exchange)
     }
 }

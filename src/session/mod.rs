@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::events;
 use crate::exchange::{self, Answer, Ticket};
 use crate::lifecycle::{Alarm, Hold, Watch};
-use crate::pool::Pool;
+use crate::pool::{Pool, Sender};
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Need, Protocol, Received, Refusal, Request};
 use crate::wire::{Budget, CHUNK, Input, Output, Purpose, Wire};
 use end::End;
@@ -278,7 +278,8 @@ impl Session {
             request.charge = self.input.take_charge();
         }
         self.unanswered = request.oneway;
-        let ticket = self.shared.pool.admit(request, self.requests == 0, self.now);
+        let sender = Sender { first: self.requests == 0, id: &id, outstanding: self.outstanding.len() };
+        let ticket = self.shared.pool.admit(request, sender, self.now);
         self.requests += 1;
         self.reading_since = self.now;
         self.expiry = None;

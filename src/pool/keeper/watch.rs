@@ -14,8 +14,11 @@ use crate::queue::EndpointDemand;
 impl Keeper {
     /// Ejects, readmits and probes what is due.
     pub(super) fn look_after_health(&mut self, now: Instant) {
-        for (endpoint, demand) in self.pool.queue.endpoints().into_iter().enumerate() {
-            let was_open = std::mem::replace(&mut self.was_open[endpoint], demand.open > 0);
+        for (endpoint, demand) in self.core.queue.endpoints().into_iter().enumerate() {
+            if self.kept[endpoint].removed {
+                continue;
+            }
+            let was_open = std::mem::replace(&mut self.kept[endpoint].was_open, demand.open > 0);
             if demand.open > 0 && !was_open {
                 self.reached(endpoint);
             }
@@ -23,15 +26,15 @@ impl Keeper {
             if demand.ejected
                 && let Some(duration) = self.health.eject(endpoint, now)
             {
-                self.pool.events.ejected(&self.names[endpoint], duration);
+                self.core.events.ejected(&self.kept[endpoint].name, duration);
             }
             if self.health.is_readmitted(endpoint, now) {
-                self.pool.queue.readmit(endpoint);
-                self.pool.events.readmitted(&self.names[endpoint]);
+                self.core.queue.readmit(endpoint);
+                self.core.events.readmitted(&self.kept[endpoint].name);
             }
             if self.health.is_due(endpoint, now) && !demand.ejected {
                 self.probe(endpoint, demand, now);
-            } else if self.unasked[endpoint] && demand.open > 0 {
+            } else if self.kept[endpoint].unasked && demand.open > 0 {
                 self.ask(endpoint, now);
             }
         }
@@ -47,17 +50,17 @@ impl Keeper {
             return;
         }
         // A pool that is left cold is one whose server closes unused connections.
-        let cold = self.unused_deaths >= UNUSED_DEATHS && !self.backoff[endpoint].has_failed();
-        if cold || demand.connecting > 0 || !self.backoff[endpoint].is_over(now) {
+        let cold = self.unused_deaths >= UNUSED_DEATHS && !self.kept[endpoint].backoff.has_failed();
+        if cold || demand.connecting > 0 || !self.kept[endpoint].backoff.is_over(now) {
             return;
         }
         match self.cap.try_take() {
             Some(permit) => {
-                self.probing[endpoint] = true;
+                self.kept[endpoint].probing = true;
                 self.spawn(endpoint, permit);
             }
             // Without a connection nothing would ever show that it is well again.
-            None => self.without_room[endpoint] = true,
+            None => self.kept[endpoint].without_room = true,
         }
     }
 
@@ -65,9 +68,10 @@ impl Keeper {
     fn ask(&mut self, endpoint: usize, now: Instant) -> bool {
         let Some(question) = self.question.clone() else { return true };
         let (exchange, ticket) = question.put(now);
-        let asked = self.pool.queue.push_at(endpoint, exchange);
-        self.unasked[endpoint] = !asked;
+        let asked = self.core.queue.push_at(endpoint, exchange);
+        self.kept[endpoint].unasked = !asked;
         if asked {
+            self.kept[endpoint].busy += 1;
             self.asked.spawn(async move { (endpoint, question.answer(ticket).await) });
         }
         asked
@@ -82,7 +86,7 @@ impl Keeper {
 
     /// A connection to an endpoint stands that had none.
     fn reached(&mut self, endpoint: usize) {
-        let probing = std::mem::take(&mut self.probing[endpoint]);
+        let probing = std::mem::take(&mut self.kept[endpoint].probing);
         match (&self.question, probing) {
             (Some(_), true) => {
                 self.ask(endpoint, Instant::now());
@@ -97,9 +101,9 @@ impl Keeper {
     pub(super) fn missed(&mut self, endpoint: usize, error: &DialError) {
         let result =
             if error.result == ConnectResult::Timeout { ProbeResult::Timeout } else { ProbeResult::Failed };
-        if std::mem::take(&mut self.probing[endpoint]) {
+        if std::mem::take(&mut self.kept[endpoint].probing) {
             self.found(endpoint, &(result, error.text.clone()));
-        } else {
+        } else if !self.kept[endpoint].was_open {
             self.judge(endpoint, false, &error.text);
         }
     }
@@ -108,26 +112,27 @@ impl Keeper {
     pub(super) fn answered(&mut self, asked: Result<(usize, Found), JoinError>) {
         // A panic in a protocol's codec says nothing about the endpoint.
         if let Ok((endpoint, found)) = asked {
+            self.kept[endpoint].busy -= 1;
             self.found(endpoint, &found);
         }
     }
 
     fn found(&mut self, endpoint: usize, (result, fault): &Found) {
-        self.pool.events.probed(&self.names[endpoint], *result, fault);
+        self.core.events.probed(&self.kept[endpoint].name, *result, fault);
         self.judge(endpoint, *result == ProbeResult::Ok, fault);
     }
 
     fn judge(&mut self, endpoint: usize, well: bool, fault: &str) {
-        if self.pool.settings.health.interval.is_none() {
+        if self.settings.health.interval.is_none() || self.kept[endpoint].removed {
             // Without probes nothing would ever show that it is well again.
             return;
         }
         let Some(healthy) = self.health.note(endpoint, well) else { return };
-        self.pool.queue.set_healthy(endpoint, healthy);
+        self.core.queue.set_healthy(endpoint, healthy);
         if healthy {
-            self.pool.events.healthy(&self.names[endpoint]);
+            self.core.events.healthy(&self.kept[endpoint].name);
         } else {
-            self.pool.events.unhealthy(&self.names[endpoint], &fault);
+            self.core.events.unhealthy(&self.kept[endpoint].name, &fault);
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::events::{CloseReason, Outcome};
 use crate::net::Address;
 use crate::protocol::{Mode, Refusal};
-use world::{CLOSING, HEARTBEAT, ONEWAY, World, settings, settle};
+use world::{ANYBODY, CLOSING, HEARTBEAT, ONEWAY, World, settings, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -461,7 +461,7 @@ async fn a_reply_before_the_end_of_its_request_is_passed_on() {
     settle().await;
     let bytes = bytes::Bytes::from([world::message(0, 7, b"head"), vec![0; 8000]].concat());
     let request = crate::protocol::Request::new(bytes, false);
-    let mut ticket = world.pool.admit(request, false, Instant::now());
+    let mut ticket = world.pool.admit(request, ANYBODY, Instant::now());
     let (_, id, _) = server.receive().await;
     server.send(0, id, b"early").await;
     let answer = std::future::poll_fn(|cx| ticket.poll_answer(cx)).await;

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::two_endpoints;
-use super::world::{Call, ONEWAY, Server, World, message, settings, settle};
+use super::world::{ANYBODY, Call, ONEWAY, Server, World, message, settings, settle};
 use crate::connection::Idempotent;
 use crate::events::{Outcome, Rung};
 use crate::pool::Settings;
@@ -164,7 +164,7 @@ async fn a_request_in_parts_is_never_sent_again() {
     let (sender, rest) = crate::wire::parts::pipe(crate::wire::parts::CAPACITY, crate::wire::Charge::none());
     let mut request = Request::new(Bytes::from(message(0, 7, b"head")), false);
     request.rest = Some(rest);
-    let mut ticket = world.pool.admit(request, false, Instant::now());
+    let mut ticket = world.pool.admit(request, ANYBODY, Instant::now());
     assert_eq!(server.receive().await.2, b"head");
     sender.finish(Bytes::from_static(b"rest"));
     world.pool.request_is_whole(&ticket);

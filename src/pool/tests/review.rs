@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::two_endpoints;
-use super::world::{ONEWAY, Server, World, message, protocol, settings, settle};
+use super::world::{ANYBODY, ONEWAY, Server, World, message, protocol, settings, settle};
 use crate::connection::Idempotent;
 use crate::events::{CloseReason, Outcome, ProbeResult, Rung};
 use crate::frame::Endian;
@@ -142,7 +142,7 @@ async fn an_answered_probe_is_no_answered_request() {
         for _ in 0..60 {
             let calls = [1, 2].map(|n| {
                 let request = Request::new(message(0, 7, &[n]).into(), false);
-                pool.admit(request, false, Instant::now())
+                pool.admit(request, ANYBODY, Instant::now())
             });
             for mut ticket in calls {
                 let _ = std::future::poll_fn(|cx| ticket.poll_answer(cx)).await;
@@ -223,7 +223,7 @@ async fn a_client_that_does_not_read_its_reply_is_no_failure_of_the_endpoint() {
     let mut servers = [world.accept().await, world.accept().await];
     settle().await;
     let request = Request::new(large([0; 4], 2).into(), false);
-    let mut ticket = world.pool.admit(request, false, Instant::now());
+    let mut ticket = world.pool.admit(request, ANYBODY, Instant::now());
     let mut head = [0; 10];
     let server = tokio::select! {
         _ = servers[0].wire.read_exact(&mut head) => 0,
@@ -256,7 +256,7 @@ async fn what_nobody_waits_for_any_more_keeps_no_memory() {
         settle().await;
         let mut request = Request::new(message(0, 7, b"a").into(), false);
         request.charge = budget.try_charge(100_000, Purpose::Request).unwrap();
-        let ticket = world.pool.admit(request, false, Instant::now());
+        let ticket = world.pool.admit(request, ANYBODY, Instant::now());
         server.receive().await;
         world.pool.abandon(&ticket);
         sleep(20 * SECOND).await;
@@ -388,7 +388,7 @@ async fn ask_wildly(pool: Arc<crate::pool::Pool>, client: u8, requests: u32, mut
         let payload = [&[client][..], &n.to_be_bytes()].concat();
         let flags = if rng.u8(..10) == 0 { ONEWAY } else { 0 };
         let request = Request::new(message(flags, 7, &payload).into(), flags != 0);
-        let mut ticket = pool.admit(request, false, Instant::now());
+        let mut ticket = pool.admit(request, ANYBODY, Instant::now());
         if rng.u8(..10) == 0 {
             let patience = Duration::from_micros(rng.u64(..3000));
             if timeout(patience, answer_of(&pool, &mut ticket)).await.is_err() {
@@ -561,7 +561,7 @@ async fn an_endpoint_that_takes_no_more_connections_is_served_by_those_it_has() 
         while start.elapsed() < 20 * SECOND {
             let tickets = [1, 2, 3, 4, 5, 6].map(|n| {
                 let request = Request::new(message(0, 7, &[n]).into(), false);
-                pool.admit(request, false, Instant::now())
+                pool.admit(request, ANYBODY, Instant::now())
             });
             for mut ticket in tickets {
                 answer_of(&pool, &mut ticket).await.unwrap();

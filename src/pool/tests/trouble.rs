@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::two_endpoints;
-use super::world::{CLOSING, HEARTBEAT, ONEWAY, World, message, settings, settle};
+use super::world::{ANYBODY, CLOSING, HEARTBEAT, ONEWAY, World, message, settings, settle};
 use crate::connection::{Network, Preamble};
 use crate::events::{self, Outcome};
 use crate::frame::Endian;
@@ -37,7 +37,7 @@ fn comes_to_an_end<F: Future<Output = ()>>(story: impl FnOnce() -> F + Send + 's
 
 fn big_oneway(world: &World) -> crate::exchange::Ticket {
     let bytes = Bytes::from([message(ONEWAY, 7, b"head"), vec![0; 8000]].concat());
-    world.pool.admit(Request::new(bytes, true), false, Instant::now())
+    world.pool.admit(Request::new(bytes, true), ANYBODY, Instant::now())
 }
 
 /// As the frames of the tests, without an id.
@@ -65,7 +65,7 @@ async fn a_request_in_parts_is_looked_at_as_long_as_it_has_no_deadline() {
     let (_sender, rest) = crate::wire::parts::pipe(1, crate::wire::Charge::none());
     let mut head = request(b"\x04\0\0\x07");
     head.rest = Some(rest);
-    let ticket = world.pool.admit(head, false, Instant::now());
+    let ticket = world.pool.admit(head, ANYBODY, Instant::now());
     settle().await;
     for _ in 0..3 {
         tokio::time::sleep(10 * SECOND).await;
@@ -177,7 +177,7 @@ async fn a_reply_that_grows_is_not_its_own_obstacle() {
     let _requests = budget.try_charge(48 * 1024, Purpose::Request).unwrap();
     let mut server = world.accept().await;
     settle().await;
-    let mut ticket = world.pool.admit(request(b"a\n"), false, Instant::now());
+    let mut ticket = world.pool.admit(request(b"a\n"), ANYBODY, Instant::now());
     server.wire.read_exact(&mut [0; 2]).await.unwrap();
     let reply = [&[b'x'; 12_000][..], b"\n"].concat();
     let _sending = tokio::spawn(async move {
@@ -240,7 +240,7 @@ async fn stray_bytes_that_the_reactor_has_not_seen_are_no_reply() {
     tokio::time::sleep(SECOND / 10).await;
     server.write_all(&message(0, 1, b"stray")).unwrap();
     let bytes = Bytes::from(message(0, 7, b"mine"));
-    let mut ticket = pool.admit(Request::new(bytes, false), false, Instant::now());
+    let mut ticket = pool.admit(Request::new(bytes, false), ANYBODY, Instant::now());
     let answer = timeout(SECOND, std::future::poll_fn(|cx| ticket.poll_answer(cx))).await;
     assert!(!matches!(answer, Ok(Ok(_))), "{answer:?}");
     assert_eq!(events.outcomes.of(Outcome::Ok).get(), 0);
@@ -253,8 +253,8 @@ async fn two_long_lines_in_a_row_are_two_replies() {
     let (mut server, _) = listener.accept().unwrap();
     tokio::time::sleep(SECOND / 10).await;
     let mut tickets = [
-        pool.admit(request(b"a\n"), false, Instant::now()),
-        pool.admit(request(b"b\n"), false, Instant::now()),
+        pool.admit(request(b"a\n"), ANYBODY, Instant::now()),
+        pool.admit(request(b"b\n"), ANYBODY, Instant::now()),
     ];
     tokio::time::sleep(SECOND / 10).await;
     server.read_exact(&mut [0; 4]).unwrap();

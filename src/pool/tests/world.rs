@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::super::{Cap, Pool, Settings, balance, health};
+use super::super::{Cap, Pool, Sender, Settings, balance, health};
 use crate::connection::{self, Connecting, Connector, Idempotent};
 use crate::events::{self, Outcome};
 use crate::exchange::{Answer, Ticket};
@@ -19,7 +19,7 @@ use crate::frame::Endian;
 use crate::lifecycle::Switch;
 use crate::net::{Address, Tuning};
 use crate::protocol::frame::{Condition, Field, Frame, Heartbeat, Length, Size, Template};
-use crate::protocol::{Mode, Protocol, Request, frame};
+use crate::protocol::{Id, Mode, Protocol, Request, frame};
 use crate::queue::Retry;
 use crate::wire::{Budget, Wire, memory};
 
@@ -47,6 +47,9 @@ pub(crate) fn protocol() -> Arc<dyn Protocol> {
     settings.error = Some(Template::parse("05 80 {id} 21").unwrap());
     Arc::new(Frame::new(settings).unwrap())
 }
+
+/// Who sends requests here.
+pub(crate) const ANYBODY: Sender<'static> = Sender { first: false, id: &Id::None, outstanding: 0 };
 
 /// Endpoints that connect, or fail as told.
 #[derive(Debug)]
@@ -176,7 +179,10 @@ impl World {
     pub(crate) fn send(&self, flags: u8, payload: &[u8]) -> Call {
         let bytes = Bytes::from(message(flags, 7, payload));
         let request = Request::new(bytes, flags & ONEWAY != 0);
-        Call { pool: self.pool.clone(), ticket: self.pool.admit(request, false, tokio::time::Instant::now()) }
+        Call {
+            pool: self.pool.clone(),
+            ticket: self.pool.admit(request, ANYBODY, tokio::time::Instant::now()),
+        }
     }
 
     pub(crate) fn outcomes(&self, outcome: Outcome) -> u64 {

@@ -13,8 +13,9 @@ use crate::{events, exchange};
 fn roster(endpoints: usize, room: usize, grow_at: usize) -> Roster {
     let (max_waiting, max_uploads, min_connections) = (8, 1, 0);
     let (eject_after, retry) = (5, Retry { attempts: 2, per_thousand: 200 });
-    Roster::new(&Settings {
-        endpoints,
+    let mut roster = Roster::new(&Settings {
+        rule: Rule::LeastInFlight,
+        slow_start: Duration::ZERO,
         max_waiting,
         room,
         grow_at,
@@ -22,7 +23,9 @@ fn roster(endpoints: usize, room: usize, grow_at: usize) -> Roster {
         min_connections,
         eject_after,
         retry,
-    })
+    });
+    (0..endpoints).for_each(|place| roster.set_endpoint(place, Share { weight: 1, backup: false, seed: 0 }));
+    roster
 }
 
 fn exchange() -> Exchange {
@@ -33,7 +36,7 @@ fn exchange() -> Exchange {
 }
 
 fn give(roster: &mut Roster) -> Option<usize> {
-    let key = roster.choose(false, None)?;
+    let key = roster.choose(None, false, None)?;
     roster.give(key, exchange());
     Some(key)
 }
@@ -126,7 +129,7 @@ async fn who_retires_hands_back_what_it_has_not_taken() {
     let taken = r.members[a].inbox.pop_front();
     assert_eq!(r.retire(a).len(), 1);
     assert_eq!((r.members[a].in_flight, r.endpoints[0].in_flight, r.open()), (1, 1, 0));
-    assert_eq!(r.choose(false, None), None);
+    assert_eq!(r.choose(None, false, None), None);
     drop(taken);
     assert!(r.leave(a).is_empty());
     assert_eq!(r.endpoints[0].in_flight, 0);

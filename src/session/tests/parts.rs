@@ -8,6 +8,7 @@ use super::*;
 use crate::events::CloseReason;
 use crate::frame::Endian;
 use crate::pool;
+use crate::pool::tests::world::ANYBODY;
 use crate::protocol::frame::{self, Condition, Field, Frame, Heartbeat, Length, Size, Template};
 
 /// What messages travel in parts above, in these stories.
@@ -314,7 +315,7 @@ async fn a_large_request_that_ends_before_it_is_begun_leaves_its_place() {
     let (_sender, rest) = crate::wire::parts::pipe(1, crate::wire::Charge::none());
     let mut request = Request::new(frame(0, 1, b"head").into(), false);
     request.rest = Some(rest);
-    let ticket = front.world.pool.admit(request, false, Instant::now());
+    let ticket = front.world.pool.admit(request, ANYBODY, Instant::now());
     front.world.pool.abandon(&ticket);
     let mut next = front.connect();
     call(&mut next, &mut server, 2, &payload(LARGE, 12)).await;

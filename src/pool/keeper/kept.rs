@@ -1,0 +1,128 @@
+//! The endpoints as they come and go, and the settings as they change.
+//!
+//! Each endpoint has a place, which is its name in the queue. The place of one that is removed is given to another
+//! one only when nothing speaks to it any more.
+
+use std::sync::Arc;
+
+use super::Keeper;
+use crate::connection::IdleLimit;
+use crate::pool::backoff::Backoff;
+use crate::pool::balance::Endpoint;
+use crate::pool::probe::Question;
+use crate::pool::{Known, Orders, health};
+
+/// What is known of one endpoint.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is known on its own")]
+pub(super) struct Kept {
+    pub(super) endpoint: Endpoint,
+    /// Its address, for people.
+    pub(super) name: Arc<str>,
+    pub(super) backoff: Backoff,
+    pub(super) idle_limit: Arc<IdleLimit>,
+    /// It is connected to because a probe was due.
+    pub(super) probing: bool,
+    /// It could not be connected to for a probe, because the pool is at its cap.
+    pub(super) without_room: bool,
+    /// It could not be connected to, and is not to be tried again yet.
+    pub(super) paused: bool,
+    /// Its connections had no room for the last question.
+    pub(super) unasked: bool,
+    /// It had a connection at the last look.
+    pub(super) was_open: bool,
+    /// Sockets and questions under way.
+    pub(super) busy: usize,
+    /// It is no endpoint any more.
+    pub(super) removed: bool,
+}
+
+impl Kept {
+    fn new(endpoint: Endpoint) -> Self {
+        Self {
+            name: endpoint.address.to_string().into(),
+            endpoint,
+            backoff: Backoff::default(),
+            idle_limit: Arc::default(),
+            probing: false,
+            without_room: false,
+            paused: false,
+            unasked: false,
+            was_open: false,
+            busy: 0,
+            removed: false,
+        }
+    }
+}
+
+impl Keeper {
+    /// These are the endpoints now. Connections to others finish what they have.
+    pub(super) fn set_endpoints(&mut self, endpoints: &[Endpoint]) {
+        for (place, kept) in self.kept.iter_mut().enumerate().filter(|(_, kept)| !kept.removed) {
+            if !endpoints.iter().any(|it| it.address == kept.endpoint.address) {
+                (kept.removed, kept.probing, kept.without_room, kept.paused) = (true, false, false, false);
+                self.health.forget(place);
+                self.core.queue.remove_endpoint(place);
+            }
+        }
+        for endpoint in endpoints {
+            let is_it = |kept: &Kept| !kept.removed && kept.endpoint.address == endpoint.address;
+            match self.kept.iter().position(is_it) {
+                Some(place) if self.kept[place].endpoint == *endpoint => {}
+                Some(place) => {
+                    self.core.queue.set_endpoint(place, endpoint.share());
+                    self.kept[place].endpoint = endpoint.clone();
+                }
+                None => self.add(endpoint.clone()),
+            }
+        }
+        self.publish();
+    }
+
+    fn add(&mut self, endpoint: Endpoint) {
+        let free = self.kept.iter().position(|kept| kept.removed && kept.busy == 0);
+        let place = free.unwrap_or(self.kept.len());
+        self.core.queue.set_endpoint(place, endpoint.share());
+        self.health.watch(place);
+        let kept = Kept::new(endpoint);
+        match self.kept.get_mut(place) {
+            Some(free) => *free = kept,
+            None => self.kept.push(kept),
+        }
+    }
+
+    fn publish(&self) {
+        let there = self.kept.iter().enumerate().filter(|(_, kept)| !kept.removed);
+        let known = |(place, kept): (usize, &Kept)| Known {
+            place,
+            name: kept.name.clone(),
+            idle_limit: kept.idle_limit.clone(),
+        };
+        *self.core.endpoints() = there.map(known).collect();
+    }
+
+    /// The settings are others, or another pool has taken over.
+    pub(super) fn obey(&mut self, orders: Orders) {
+        let Orders { settings, superseded } = orders;
+        self.shared = Arc::new(self.shared.retuned(settings.connection.clone()));
+        let interval = settings.health.interval.filter(|_| !superseded);
+        self.health.retune(health::Settings { interval, ..settings.health.clone() });
+        self.question =
+            Question::new(&settings.health, &self.shared.protocol, settings.connection.max_buffered)
+                .map(Arc::new);
+        self.settings = settings;
+        self.set_endpoints(&self.settings.endpoints.clone());
+        self.core.queue.shed(if superseded { 0 } else { self.settings.max_connections });
+    }
+
+    /// Where the cap was lowered, those of a superseded pool leave first.
+    pub(super) fn shed_excess(&self) {
+        if self.is_superseded() && self.cap.excess() > 0 {
+            self.core.queue.shed(0);
+        }
+    }
+
+    pub(super) fn is_superseded(&self) -> bool {
+        self.orders.borrow().superseded
+    }
+}
