@@ -65,7 +65,7 @@ impl Permits {
         }
         state.size = size;
         drop(state);
-        self.returned.notify_waiters();
+        self.look_again();
     }
 
     /// How many are taken beyond their number.
@@ -77,6 +77,11 @@ impl Permits {
     pub async fn all_returned(&self) {
         let size = u32::try_from(self.state().size).unwrap_or(u32::MAX);
         let _ = self.free.acquire_many(size).await;
+    }
+
+    /// Has those look again who wait for one to come back.
+    pub fn look_again(&self) {
+        self.returned.notify_waiters();
     }
 
     /// Completes when one has come back, or there are others, since this was called.
@@ -99,7 +104,7 @@ impl Drop for Permit {
             self.0.free.add_permits(1);
         }
         drop(state);
-        self.0.returned.notify_waiters();
+        self.0.look_again();
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: it outlives the upstream's pools, and what all of them have is never more, but for sockets that were
 //! there before it was lowered.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::futures::Notified;
 
@@ -14,28 +14,22 @@ use crate::queue::Queue;
 #[derive(Debug)]
 pub struct Cap {
     sockets: Arc<Permits>,
-    /// Of the pools under it, the oldest first.
-    queues: Mutex<Vec<Weak<Queue>>>,
+    pools: Mutex<Pools>,
+}
+
+/// The pools under a cap, by their queues.
+#[derive(Debug, Default)]
+struct Pools {
+    /// The oldest first.
+    all: Vec<Weak<Queue>>,
+    /// Those that have no socket and need one, in the order in which they get the next ones.
+    claims: Vec<Weak<Queue>>,
 }
 
 impl Cap {
     /// At most `sockets` at a time.
     pub fn new(sockets: usize) -> Arc<Self> {
-        Arc::new(Self { sockets: Permits::new(sockets), queues: Mutex::default() })
-    }
-
-    /// The connections of another queue are under it.
-    pub(super) fn enter(&self, queue: &Arc<Queue>) {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        queues.retain(|queue| queue.strong_count() > 0);
-        queues.push(Arc::downgrade(queue));
-    }
-
-    /// What waits in `queue` has no connection at all, for the cap is reached: another pool gives one up.
-    pub(super) fn make_room(&self, queue: &Arc<Queue>) {
-        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut others = queues.iter().filter_map(Weak::upgrade).filter(|other| !Arc::ptr_eq(other, queue));
-        let _ = others.any(|other| other.give_way());
+        Arc::new(Self { sockets: Permits::new(sockets), pools: Mutex::default() })
     }
 
     /// At most `sockets` at a time from now on. Those that are too many must be closed: see [`Cap::excess`].
@@ -48,13 +42,60 @@ impl Cap {
         self.sockets.excess()
     }
 
-    /// The right to have one more socket, to be kept until that is closed; `None` at the cap.
-    pub(super) fn try_take(&self) -> Option<Permit> {
-        self.sockets.try_take()
+    /// The pool with this queue is under it.
+    pub(super) fn enter(&self, queue: &Arc<Queue>) {
+        self.pools().all.push(Arc::downgrade(queue));
+    }
+
+    /// The right to have one more socket, to be kept until that is closed. `None` at the cap, or if it is somebody
+    /// else's turn.
+    pub(super) fn try_take(&self, queue: &Arc<Queue>) -> Option<Permit> {
+        let mut pools = self.pools();
+        if pools.claims.first().is_some_and(|first| !is(first, queue)) {
+            return None;
+        }
+        let permit = self.sockets.try_take()?;
+        pools.claims.retain(|claim| !is(claim, queue));
+        Some(permit)
+    }
+
+    /// A pool has no socket and something to send: it has the next one, and others give one up for it.
+    pub(super) fn claim(&self, queue: &Arc<Queue>) {
+        let mut pools = self.pools();
+        if !pools.claims.iter().any(|claim| is(claim, queue)) {
+            pools.claims.push(Arc::downgrade(queue));
+        }
+        let others: Vec<_> = pools.all.iter().filter(|other| !is(other, queue)).cloned().collect();
+        drop(pools);
+        let _ = others.iter().filter_map(Weak::upgrade).any(|other| other.give_way());
+    }
+
+    /// A pool wants nothing any more.
+    pub(super) fn disclaim(&self, queue: &Arc<Queue>) {
+        let mut pools = self.pools();
+        let before = pools.claims.len();
+        pools.claims.retain(|claim| !is(claim, queue));
+        let was_in_the_way = pools.claims.len() < before;
+        drop(pools);
+        if was_in_the_way {
+            self.sockets.look_again();
+        }
     }
 
     /// Completes when a socket of any pool has closed, or the cap has changed, since this was called.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.sockets.returned()
     }
+
+    /// A leaf among the locks.
+    fn pools(&self) -> MutexGuard<'_, Pools> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let Pools { all, claims } = &mut *pools;
+        [all, claims].into_iter().for_each(|list| list.retain(|queue| queue.strong_count() > 0));
+        pools
+    }
+}
+
+fn is(one: &Weak<Queue>, queue: &Arc<Queue>) -> bool {
+    std::ptr::eq(one.as_ptr(), Arc::as_ptr(queue))
 }

@@ -52,6 +52,8 @@ pub struct Keeper {
     turn: usize,
     /// The cap did not allow for what was wanted at the last look.
     capped: bool,
+    /// It has asked for the next socket under the cap.
+    claiming: bool,
     /// There were requests since an endpoint without connections was last looked for.
     touched: bool,
     /// There were requests since the last attempt that failed.
@@ -91,6 +93,7 @@ impl Keeper {
             asked: JoinSet::new(),
             turn: 0,
             capped: false,
+            claiming: false,
             touched: false,
             wanted: false,
             served: false,
@@ -118,6 +121,9 @@ impl Keeper {
             self.look_after_health(now);
             let pause_ends = self.end_pauses(now);
             let look_again = earliest([self.dial_what_is_wanted(now), self.health.next_at(), pause_ends]);
+            if !self.capped {
+                self.claim(false);
+            }
             // Every branch is cancel-safe: a finished task stays in the set until it is taken out. Whichever it
             // is, the loop looks at them all.
             tokio::select! {
@@ -132,6 +138,7 @@ impl Keeper {
                 () = back.reached(Phase::Draining) => {}
             }
         }
+        self.claim(false);
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -176,7 +183,7 @@ impl Keeper {
             let Some(endpoint) = needy.or_else(|| self.pick(&demand, now)) else {
                 return self.kept.iter().filter_map(|k| k.backoff.until).filter(|until| *until > now).min();
             };
-            let Some(permit) = self.cap.try_take() else {
+            let Some(permit) = self.cap.try_take(&self.core.queue) else {
                 self.touched |= uncovered.is_some();
                 return self.make_do(needy, &demand, now);
             };
@@ -191,9 +198,7 @@ impl Keeper {
     fn make_do(&mut self, needy: Option<usize>, demand: &Demand, now: Instant) -> Option<Instant> {
         self.capped = true;
         let asked = demand.has_waiting() || (demand.down && demand.touched);
-        if asked && demand.open + demand.connecting == 0 {
-            self.cap.make_room(&self.core.queue);
-        }
+        self.claim(asked && demand.open + demand.connecting == 0);
         let worth_at = needy.and_then(|needy| self.kept[needy].backoff.worth_at()).filter(|at| *at > now);
         match needy {
             Some(_) if worth_at.is_some() => self.core.queue.set_full(),
@@ -204,6 +209,16 @@ impl Keeper {
             self.core.queue.make_use_of_cap();
         }
         worth_at.or(needy.map(|_| now + SPREAD_AGAIN))
+    }
+
+    /// Asks for the next socket under the cap, or does no longer: other pools have them all.
+    fn claim(&mut self, claims: bool) {
+        if claims {
+            self.cap.claim(&self.core.queue);
+        } else if self.claiming {
+            self.cap.disclaim(&self.core.queue);
+        }
+        self.claiming = claims;
     }
 
     fn wants_more(&self, demand: &Demand) -> bool {
