@@ -14,6 +14,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use warmline::config::{Plan, Source};
 use warmline::connection::Idempotent;
+use warmline::pool::balance::{self, Key, Policy};
 use warmline::pool::health::{self, Probe};
 use warmline::queue::Retry;
 
@@ -123,6 +124,51 @@ fn what_health_and_retry_come_to() {
     assert_eq!(lines.connection.idempotent, methods([b"GET", b"GETS"]));
     let unprobed = &plan.upstream("unprobed").unwrap().pool;
     assert_eq!((unprobed.health.interval, unprobed.health.timeout), (None, seconds(9)));
+}
+
+#[test]
+fn what_balance_comes_to() {
+    let plan = Plan::new(&Source::new("everything.toml", good())).unwrap();
+    let of = |name: &str| plan.upstream(name).unwrap().pool.balance.clone();
+    let seconds = Duration::from_secs;
+    let users = balance::Settings {
+        policy: Policy::Hash(Key::Bytes { offset: 8, size: 16 }),
+        subset: 16,
+        slow_start: seconds(60),
+        resolve: seconds(5),
+    };
+    assert_eq!(of("users"), users);
+    let inherited = balance::Settings { slow_start: Duration::ZERO, ..balance::Settings::default() };
+    assert_eq!(of("exposed"), inherited);
+    assert_eq!(of("summed").policy, Policy::RoundRobin);
+    assert_eq!(of("dubbo").policy, Policy::Hash(Key::Id));
+    assert_eq!(of("lines").policy, Policy::Hash(Key::Method));
+
+    let endpoints = |name: &str| {
+        let endpoints = &plan.upstream(name).unwrap().pool.endpoints;
+        endpoints.iter().map(|it| (it.weight, it.backup)).collect::<Vec<_>>()
+    };
+    assert_eq!(endpoints("users"), [(1, false), (2, true), (1, false)]);
+    assert_eq!(endpoints("summed"), [(1000, false), (1, false)]);
+}
+
+#[test]
+fn what_is_written_of_balance_is_shown() {
+    let directory = fixtures("valid");
+    let output = warmline(&directory, &["check", "everything.toml"]);
+    let shown = "
+  endpoints       users-1.internal:9090, users-2.internal:9090 (weight 2, backup), unix:/run/users.sock
+  balance         hash of bytes 8 to 23 among 16 endpoints, slow start of 1m, names looked up every 5s
+";
+    assert!(text(&output.stdout).contains(shown), "{}", text(&output.stdout));
+
+    let output = warmline(&directory, &["check", "everything.toml", "--format", "json"]);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |name: &str| said["upstreams"].as_array().unwrap().iter().find(|it| it["name"] == name).unwrap();
+    assert_eq!(of("users")["balance"], "hash of bytes 8 to 23");
+    assert_eq!(of("users")["subset"], 16);
+    let endpoints = serde_json::json!(["summed.internal:1 (weight 1000)", "summed.internal:2"]);
+    assert_eq!(of("summed")["endpoints"], endpoints);
 }
 
 #[test]

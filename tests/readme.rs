@@ -101,6 +101,8 @@ const REFERENCE: &[(&str, &str, &[&str])] = &[
     ("Health", "#### `[upstreams.NAME.health]`", &[""]),
     ("Ask", "#### `[upstreams.NAME.health]`", &["probe."]),
     ("Retry", "#### `[upstreams.NAME.retry]`", &[""]),
+    ("Balance", "#### `[upstreams.NAME.balance]`", &[""]),
+    ("Place", "#### `[upstreams.NAME.balance]`", &["key."]),
     ("Sockets", "#### `[upstreams.NAME.sockets]`", &[""]),
     ("Preamble", "#### `[upstreams.NAME.preamble]`, `[upstreams.NAME.access]`", &["preamble."]),
     ("Access", "#### `[upstreams.NAME.preamble]`, `[upstreams.NAME.access]`", &["access."]),

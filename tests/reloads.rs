@@ -291,7 +291,8 @@ fn kept_client(p: &Protocol) {
     let mut second = p.client(&daemon.address);
     let asked = second.ask("echo");
     assert_eq!(daemon.metric("client_connections", &[]), 1);
-    let other = plan("2").level("debug").global("limits.memory", "\"128MiB\"").set("sockets.nodelay", "false");
+    let other =
+        plan("2").level("debug").global("limits.memory", "\"128MiB\"").set("sockets.nodelay", "false");
     assert_eq!(daemon.reload(&other), "ok");
     second.expect(&asked);
     let log = daemon.log_text();

@@ -161,6 +161,7 @@ impl Out<'_, '_> {
             }
         }
         self.counters("upstream_connects", "Attempts to connect, by result", "result", |e| &e.connects)?;
+        self.counters("resolves", "Look-ups of names, by result", "result", |e| &e.resolves)?;
         self.counters("upstream_closed", "Upstream connections closed, by reason", "reason", |e| &e.closed)?;
         self.counter(
             "handshakes_saved",

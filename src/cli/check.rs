@@ -4,6 +4,7 @@
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde_json::json;
@@ -11,6 +12,7 @@ use serde_json::json;
 use super::{Exit, print, show};
 use crate::config::{Error, Plan, Source, plan};
 use crate::net;
+use crate::pool::balance;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -56,6 +58,8 @@ fn as_json(plan: &Plan) -> serde_json::Value {
             "mode": it.pool.mode.as_str(),
             "listen": texts(&it.listener.addresses),
             "endpoints": texts(&it.pool.endpoints),
+            "balance": it.pool.balance.policy.to_string(),
+            "subset": it.pool.balance.subset,
             "max_clients": it.listener.max_clients,
             "min_connections": it.pool.min_connections,
             "max_connections": it.pool.max_connections,
@@ -130,6 +134,9 @@ fn upstream(f: &mut fmt::Formatter<'_>, it: &plan::Upstream) -> fmt::Result {
     writeln!(f, "upstream {}", it.name)?;
     writeln!(f, "  listen          {}", texts(&it.listener.addresses).join(", "))?;
     writeln!(f, "  endpoints       {}", texts(&pool.endpoints).join(", "))?;
+    if pool.balance != balance::Settings::default() {
+        writeln!(f, "  balance         {}", shares(&pool.balance))?;
+    }
     writeln!(
         f,
         "  protocol        {}, {}, messages up to {}",
@@ -146,4 +153,18 @@ fn upstream(f: &mut fmt::Formatter<'_>, it: &plan::Upstream) -> fmt::Result {
         humantime::format_duration(pool.request_timeout)
     )?;
     writeln!(f, "  clients         up to {}", it.listener.max_clients)
+}
+
+fn shares(it: &balance::Settings) -> String {
+    let show = humantime::format_duration;
+    let among = match it.subset {
+        0 => "all endpoints".to_owned(),
+        1 => "1 endpoint".to_owned(),
+        subset => format!("{subset} endpoints"),
+    };
+    let slow_start = match it.slow_start {
+        Duration::ZERO => "no slow start".to_owned(),
+        time => format!("slow start of {}", show(time)),
+    };
+    format!("{} among {among}, {slow_start}, names looked up every {}", it.policy, show(it.resolve))
 }

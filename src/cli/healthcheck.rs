@@ -55,6 +55,7 @@ fn ask(address: &Address, path: &str) -> io::Result<u16> {
     match address {
         Address::Tcp { host, port } => status(TcpStream::connect((host.as_str(), *port))?, path),
         Address::Unix(socket) => status(UnixStream::connect(socket)?, path),
+        Address::Srv(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "it is no address")),
     }
 }
 

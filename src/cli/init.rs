@@ -106,8 +106,8 @@ mod tests {
         Plan::new(&Source::new("init", text.to_owned())).unwrap_or_else(|errors| panic!("{}", errors[0]))
     }
 
-    /// Keys whose commented value is an example rather than the default.
-    const WITHOUT: [&str; 4] = ["[upstreams.example.access]", "mode = \"0660\"", "uids", "source"];
+    /// Keys whose commented value is an example rather than the default, or goes with another.
+    const WITHOUT: [&str; 5] = ["[upstreams.example.access]", "mode = \"0660\"", "uids", "source", "key = "];
 
     /// The text with every key and table that is commented out in place. What follows a key stays a
     /// comment; prose does not begin with a key.

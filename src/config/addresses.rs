@@ -10,13 +10,15 @@ use super::file;
 use super::forms::Endpoint;
 use super::report::Report;
 use super::units::{List, Text};
-use crate::admin;
 use crate::net::{Address, MAX_PATH, TEMPORARY_NAME};
+use crate::{admin, pool};
 
 /// Addresses of one listener.
 const MAX_LISTEN: usize = 16;
 /// Endpoints of one upstream.
 const MAX_ENDPOINTS: usize = 256;
+/// Requests that an endpoint may get for one of another.
+const MAX_WEIGHT: usize = 1000;
 
 /// The addresses that are listened on, with the key that gave them.
 #[derive(Debug, Default)]
@@ -83,7 +85,7 @@ impl Addresses {
             let twice = self.taken.iter().find(|(other, _)| clash(other, address));
             if let Some((_, by)) = twice {
                 let help = match address {
-                    Address::Tcp { .. } => "give one of the two another port",
+                    Address::Tcp { .. } | Address::Srv(_) => "give one of the two another port",
                     Address::Unix(_) => "give one of the two another path",
                 };
                 report.wrong(at, &key, format!("`{address}` clashes with `{by}`"), help.to_owned());
@@ -100,23 +102,26 @@ pub(super) fn endpoints(
     at: &[&str],
     it: Option<List<Endpoint>>,
     listen: &[Address],
-) -> Option<Vec<Address>> {
+) -> Option<Vec<pool::balance::Endpoint>> {
     let Some(List(endpoints)) = it else {
         return report.missing(at, "endpoints", "[\"127.0.0.1:9090\"]");
     };
-    let endpoints: Vec<_> = endpoints.into_iter().map(|it| it.address).collect();
     if !(1..=MAX_ENDPOINTS).contains(&endpoints.len()) {
         let message = format!("{} endpoints", endpoints.len());
         report.wrong(at, "endpoints", message, format!("write 1 to {MAX_ENDPOINTS}"));
         return None;
     }
-    for (place, endpoint) in endpoints.iter().enumerate() {
+    if endpoints.iter().all(|it| it.backup == Some(true)) {
+        let help = "leave `backup` out of one: it gets the requests, the others stand by";
+        report.wrong(at, "endpoints", "every endpoint is a backup", help.to_owned());
+    }
+    for (place, Endpoint { address: endpoint, .. }) in endpoints.iter().enumerate() {
         let key = format!("endpoints.{place}.address");
         if matches!(endpoint, Address::Tcp { port: 0, .. }) {
             let help = "write the port that the server listens on";
             report.wrong(at, &key, "nothing can be reached at port 0", help.to_owned());
         }
-        if endpoints[..place].contains(endpoint) {
+        if endpoints[..place].iter().any(|other| other.address == *endpoint) {
             report.wrong(at, &key, format!("`{endpoint}` is given twice"), "write it once".to_owned());
         }
         if listen.iter().any(|listen| clash(listen, endpoint)) {
@@ -125,7 +130,18 @@ pub(super) fn endpoints(
             report.wrong(at, &key, message, help.to_owned());
         }
     }
-    Some(endpoints)
+    Some(endpoints.into_iter().enumerate().map(|(place, it)| weighed(report, at, place, it)).collect())
+}
+
+fn weighed(report: &mut Report<'_>, at: &[&str], place: usize, it: Endpoint) -> pool::balance::Endpoint {
+    let place = place.to_string();
+    let at = &[at, &["endpoints", &place]].concat();
+    let weight = report.count(at, "weight", it.weight, 1, 1..=MAX_WEIGHT);
+    pool::balance::Endpoint {
+        address: it.address,
+        weight: u32::try_from(weight).unwrap_or(u32::MAX),
+        backup: it.backup.unwrap_or(false),
+    }
 }
 
 /// Checks that a socket file can be made there: first under a name beside it, then put in its place.
@@ -150,7 +166,7 @@ fn socket_file(report: &mut Report<'_>, at: &[&str], key: &str, path: &Path) {
 fn is_bindable(address: &Address) -> bool {
     match address {
         Address::Unix(_) => true,
-        Address::Tcp { host, .. } => host == "localhost" || host.parse::<IpAddr>().is_ok(),
+        Address::Tcp { .. } | Address::Srv(_) => !address.is_name(),
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::forms::{Endpoint, Probe, Protocol, Width};
-use super::units::{Count, List, Marked, Permissions, Share, Size, Text};
+use super::forms::{Endpoint, Key, Probe, Protocol, Width};
+use super::units::{Count, List, Marked, Permissions, Policy, Share, Size, Text};
 use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::Address;
@@ -24,6 +24,15 @@ pub(super) trait Table: Sized {
 
     /// What is absent here is taken from `defaults`.
     fn or(self, defaults: &Self) -> Self;
+}
+
+/// The table of an upstream, with what it leaves out taken from the defaults.
+pub(super) fn inherit<T: Table + Default>(own: Option<T>, defaults: Option<&T>) -> T {
+    let own = own.unwrap_or_default();
+    match defaults {
+        Some(defaults) => own.or(defaults),
+        None => own,
+    }
 }
 
 /// Defines tables.
@@ -101,6 +110,8 @@ tables! {
         health: Health,
         /// For `[upstreams.NAME.retry]`.
         retry: Retry,
+        /// For `[upstreams.NAME.balance]`.
+        balance: Balance,
         /// For `[upstreams.NAME.sockets]`.
         sockets: Sockets,
         /// For `[upstreams.NAME.preamble]`.
@@ -115,7 +126,7 @@ tables! {
         listen: List<Text<Address>>,
         /// Allows addresses that are not loopback; default false.
         expose: bool,
-        /// `"host:port"`, `"unix:/path"` or `{ address = "..." }`, or a list; required.
+        /// `"host:port"`, `"unix:/path"` or `{ address = "...", weight = 1, backup = false }`, or a list; required.
         endpoints: List<Endpoint>,
         /// `"line"`, a preset of `frame` as in `"netty4"`, or a table with options; required.
         protocol: Protocol,
@@ -131,6 +142,8 @@ tables! {
         health: Health,
         /// When requests are tried again.
         retry: Retry,
+        /// How endpoints share the requests.
+        balance: Balance,
         /// Options of sockets.
         sockets: Sockets,
         /// For servers that speak first.
@@ -223,6 +236,28 @@ tables! {
         idempotent: List<Text<Marked>>,
         /// Retries as a share of the requests, from 0 to 1; default 0.2.
         budget: Share,
+    }
+
+    /// `[upstreams.NAME.balance]`
+    Balance {
+        /// `"least_in_flight"`, `"round_robin"` or `"hash"`; default `"least_in_flight"`.
+        policy: Text<Policy>,
+        /// For `"hash"`: `"method"`, `"id"`, or a table of which bytes; default `"method"`.
+        key: Key,
+        /// Endpoints that this host uses; default 0 = all.
+        subset: Count,
+        /// For how long an endpoint that is back gets less than its share, `"0s"` = off; default `"10s"`.
+        slow_start: Text<Duration>,
+        /// Between two look-ups of a name; default `"30s"`.
+        resolve: Text<Duration>,
+    }
+
+    /// `[upstreams.NAME.balance.key]`
+    Place {
+        /// In bytes from the front of the request; default 0.
+        offset: Count,
+        /// In bytes; required.
+        size: Count,
     }
 
     /// `[upstreams.NAME.sockets]`

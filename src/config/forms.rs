@@ -8,17 +8,21 @@ use std::fmt;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::file::{Ask, Frame, Line};
-use super::units::{Text, refused};
+use super::file::{Ask, Frame, Line, Place};
+use super::units::{Count, Text, refused};
 use super::words::{self, said};
 use crate::net::Address;
 use crate::protocol::frame;
 
-/// One address of an upstream: text, or a table with `address`.
+/// One endpoint of an upstream: the text of its address, or a table with `address`.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Where to connect.
     pub address: Address,
+    /// Its share of the requests; default 1.
+    pub weight: Option<Count>,
+    /// Used only while no other endpoint can be; default false.
+    pub backup: Option<bool>,
 }
 
 impl<'de> Deserialize<'de> for Endpoint {
@@ -27,6 +31,8 @@ impl<'de> Deserialize<'de> for Endpoint {
         #[serde(deny_unknown_fields)]
         struct Table {
             address: Text<Address>,
+            weight: Option<Count>,
+            backup: Option<bool>,
         }
         struct Visit;
         impl<'de> Visitor<'de> for Visit {
@@ -38,12 +44,13 @@ impl<'de> Deserialize<'de> for Endpoint {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
                 let Text(address) = Text::deserialize(StrDeserializer::new(text))?;
-                Ok(Endpoint { address })
+                Ok(Endpoint { address, weight: None, backup: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-                let Table { address: Text(address) } = Table::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Endpoint { address })
+                let Table { address: Text(address), weight, backup } =
+                    Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Endpoint { address, weight, backup })
             }
         }
         deserializer.deserialize_any(Visit)
@@ -173,6 +180,47 @@ impl<'de> Deserialize<'de> for Probe {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Probe, A::Error> {
                 Ask::deserialize(MapAccessDeserializer::new(map)).map(Probe::Ask)
+            }
+        }
+        deserializer.deserialize_any(Visit)
+    }
+}
+
+/// The part of a request that leads to its endpoint: a word, or a table of which bytes.
+#[derive(Clone, Debug)]
+pub enum Key {
+    /// What it calls.
+    Method,
+    /// The client's id.
+    Id,
+    /// Some of its bytes.
+    Bytes(Place),
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"method\", \"id\", or a table as in `{ offset = 0, size = 8 }`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Key, E> {
+                match text {
+                    "method" => Ok(Key::Method),
+                    "id" => Ok(Key::Id),
+                    "offset" | "size" => Err(refused((
+                        format!("`{text}` is the key of a table"),
+                        Some("write `key = { offset = 0, size = 8 }`".to_owned()),
+                    ))),
+                    _ => Err(refused(words::unknown("key", text, &["method", "id", "{ offset, size }"]))),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Key, A::Error> {
+                Place::deserialize(MapAccessDeserializer::new(map)).map(Key::Bytes)
             }
         }
         deserializer.deserialize_any(Visit)

@@ -4,6 +4,7 @@
 //! Called by `cli`; `daemon` gets the plan and knows of no file.
 
 mod addresses;
+mod balance;
 mod check;
 mod error;
 pub mod file;

@@ -172,6 +172,17 @@ pub enum Marked {
     Method(Bytes),
 }
 
+/// Who gets the next request, without what goes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// The endpoint with the fewest in flight.
+    LeastInFlight,
+    /// Each endpoint in turn.
+    RoundRobin,
+    /// The endpoint that a part of the request leads to.
+    Hash,
+}
+
 impl Written for Duration {
     const EXPECTED: &'static str = "a duration as in \"250ms\", \"30s\" or \"5m\"";
 
@@ -293,6 +304,11 @@ choice!(Mode, "a mode as in \"exclusive\"", {
     "exclusive" => Mode::Exclusive,
     "pipeline" => Mode::Pipeline,
     "multiplex" => Mode::Multiplex,
+});
+choice!(Policy, "a policy as in \"least_in_flight\"", {
+    "least_in_flight" => Policy::LeastInFlight,
+    "round_robin" => Policy::RoundRobin,
+    "hash" => Policy::Hash,
 });
 choice!(ClientClose, "a way to close as in \"auto\"", {
     "auto" => ClientClose::Auto,

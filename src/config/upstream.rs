@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::addresses::{Addresses, endpoints};
 use super::check::{MAX_CLIENTS, MEMORY};
-use super::file::{self, Table};
+use super::file::{self, inherit};
 use super::plan::{Limits, Upstream};
 use super::report::{Report, TIMES};
 use super::units::{Count, Permissions, Text};
-use super::{health, protocol, retry};
+use super::{balance, health, protocol, retry};
 use crate::connection::{self, Preamble};
 use crate::net::{Access, Address, Inherited, Tuning};
 use crate::protocol::{Mode, Protocol};
@@ -66,6 +66,8 @@ pub(super) fn upstream(
     let health = health::health(report, at, &written, &*protocol);
     let written = inherit(it.retry, defaults.retry.as_ref());
     let (retry, idempotent) = retry::retry(report, at, written, &*protocol);
+    let balance = balance::balance(report, at, it.balance, defaults.balance.as_ref(), &*protocol);
+    balance::check_connections(report, at, &balance, endpoints.as_deref(), pool.max_connections);
 
     Some(Upstream {
         required: it.required.unwrap_or(true),
@@ -79,20 +81,10 @@ pub(super) fn upstream(
             },
             max_clients,
         },
-        session: session::Settings {
-            one_shot: sockets.one_shot,
-            client_close: sockets.client_close,
-            client_read: timeouts.client_read,
-            client_idle: timeouts.client_idle,
-            client_progress: timeouts.client_progress,
-            client_write: timeouts.client_write,
-            max_per_client: pool.max_per_client,
-            max_buffered: pool.max_buffered,
-            max_reply_buffered: (pool.mode != Mode::Exclusive).then_some(pool.max_reply_buffered),
-        },
+        session: session(&sockets, &timeouts, &pool),
         pool: pool::Settings {
-            endpoints: endpoints?.into_iter().map(Into::into).collect(),
-            balance: pool::balance::Settings::default(),
+            endpoints: endpoints?,
+            balance,
             mode: pool.mode,
             min_connections: pool.min_connections,
             max_connections: pool.max_connections,
@@ -121,12 +113,17 @@ pub(super) fn upstream(
     })
 }
 
-/// The table of an upstream, with what it leaves out taken from the defaults.
-fn inherit<T: Table + Default>(own: Option<T>, defaults: Option<&T>) -> T {
-    let own = own.unwrap_or_default();
-    match defaults {
-        Some(defaults) => own.or(defaults),
-        None => own,
+fn session(sockets: &Sockets, timeouts: &Timeouts, pool: &Pool) -> session::Settings {
+    session::Settings {
+        one_shot: sockets.one_shot,
+        client_close: sockets.client_close,
+        client_read: timeouts.client_read,
+        client_idle: timeouts.client_idle,
+        client_progress: timeouts.client_progress,
+        client_write: timeouts.client_write,
+        max_per_client: pool.max_per_client,
+        max_buffered: pool.max_buffered,
+        max_reply_buffered: (pool.mode != Mode::Exclusive).then_some(pool.max_reply_buffered),
     }
 }
 

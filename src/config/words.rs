@@ -3,27 +3,14 @@
 //! Invariant: what a later version will know is told apart from what is a mistake.
 //! Called by `error` for the TOML reader's messages and by `units` for values.
 
-use super::file::{Access, Health, Pool, Preamble, Retry, Sockets, Table, Timeouts};
+use super::file::{Access, Balance, Health, Pool, Preamble, Retry, Sockets, Table, Timeouts};
 
 /// Separates message and help inside an error of serde, which holds one string.
 pub(super) const HELP: char = '\n';
 
 /// What later versions know: keys, tables, protocols, presets.
-const LATER: &[&str] = &[
-    "max_dedicated",
-    "balance",
-    "tls",
-    "weight",
-    "backup",
-    "jsonrpc",
-    "thrift",
-    "netrpc",
-    "http",
-    "grpc",
-    "resp",
-    "dubbo",
-    "bolt",
-];
+const LATER: &[&str] =
+    &["max_dedicated", "tls", "jsonrpc", "thrift", "netrpc", "http", "grpc", "resp", "dubbo", "bolt"];
 
 /// A message and what would do.
 pub(super) type Words = (String, Option<String>);
@@ -50,11 +37,12 @@ pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> Words {
     if let Some(best) = nearest(&short, known) {
         return (format!("unknown {what} `{short}`, did you mean `{best}`?"), None);
     }
-    let tables: [(&str, &[&str]); 7] = [
+    let tables: [(&str, &[&str]); 8] = [
         ("pool", Pool::KEYS),
         ("timeouts", Timeouts::KEYS),
         ("health", Health::KEYS),
         ("retry", Retry::KEYS),
+        ("balance", Balance::KEYS),
         ("sockets", Sockets::KEYS),
         ("preamble", Preamble::KEYS),
         ("access", Access::KEYS),
@@ -161,8 +149,8 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_left_out() {
-        let (message, help) = unknown("key", "weight", &["address"]);
-        assert_eq!(message, "`weight` is not supported by this version yet");
+        let (message, help) = unknown("key", "tls", &["address"]);
+        assert_eq!(message, "`tls` is not supported by this version yet");
         assert_eq!(help.as_deref(), Some("leave it out; known here: address"));
     }
 }

@@ -13,6 +13,7 @@ mod inflight;
 mod leave;
 mod parts;
 mod settings;
+mod shared;
 mod spread;
 mod wait;
 
@@ -23,11 +24,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::events::{self, CloseReason};
+use crate::events::CloseReason;
 use crate::lifecycle::{Alarm, Watch};
-use crate::protocol::{Answered, Mode, Need, Protocol, Reply, Tag, Upstream};
+use crate::protocol::{Answered, Need, Reply, Tag, Upstream};
 use crate::queue::{Call, Seat, Verdict};
-use crate::wire::{Budget, Close, Input, Output, Purpose, Wire};
+use crate::wire::{Close, Input, Output, Purpose, Wire};
 pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
 use idle::Idle;
@@ -36,6 +37,7 @@ use inflight::{Entry, InFlight, OPEN_END};
 pub use leave::Ended;
 use parts::{Download, Upload};
 pub use settings::{Idempotent, Preamble, Settings};
+pub use shared::Shared;
 pub use spread::Spread;
 
 /// How long an unasked message may stay incomplete.
@@ -44,44 +46,6 @@ const STRAY: Duration = Duration::from_secs(1);
 const READS: usize = 16;
 /// Answers to heartbeats, in bytes, that a server may leave unread.
 const MAX_CONTROL: usize = 64 * 1024;
-
-/// What all connections of a pool share.
-#[derive(Debug)]
-pub struct Shared {
-    /// The pool's settings for connections.
-    pub settings: Settings,
-    /// How they are shared.
-    pub mode: Mode,
-    /// Replies due at a time.
-    pub room: usize,
-    /// The protocol spoken.
-    pub protocol: Arc<dyn Protocol>,
-    /// Where to count and log.
-    pub events: Arc<events::Upstream>,
-    /// Memory for replies.
-    pub budget: Budget,
-    /// The back half's switch.
-    pub back: Watch,
-    /// Keeps connections from acting together.
-    pub spread: Arc<Spread>,
-}
-
-impl Shared {
-    /// The same under other settings.
-    #[must_use]
-    pub fn retuned(&self, settings: Settings) -> Self {
-        Self {
-            settings,
-            mode: self.mode,
-            room: self.room,
-            protocol: self.protocol.clone(),
-            events: self.events.clone(),
-            budget: self.budget.clone(),
-            back: self.back.clone(),
-            spread: self.spread.clone(),
-        }
-    }
-}
 
 /// A connection that stands.
 #[derive(Debug)]

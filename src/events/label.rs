@@ -142,6 +142,16 @@ label! {
 }
 
 label! {
+    /// How a look-up of a name ended.
+    ResolveResult {
+        /// It has addresses.
+        Ok = "ok",
+        /// It has none, or nobody knows.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// Why warmline closed a client connection that did nothing wrong.
     ClientTimeout {
         /// No whole request, or `max_buffered` bytes of it, in `client_read`.

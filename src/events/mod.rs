@@ -8,6 +8,7 @@ mod label;
 mod limit;
 pub mod log;
 pub mod meter;
+mod names;
 pub mod process;
 
 use std::fmt;
@@ -17,7 +18,8 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 pub use label::{
-    ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, ReloadResult, Rung,
+    ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, ReloadResult, ResolveResult,
+    Rung,
 };
 use limit::Limit;
 use meter::{Counter, Family, Histogram, Label};
@@ -41,6 +43,8 @@ pub struct Upstream {
     pub queue_wait: Histogram,
     /// Attempts to connect.
     pub connects: Family<ConnectResult>,
+    /// Look-ups of names ended.
+    pub resolves: Family<ResolveResult>,
     /// Upstream connections closed.
     pub closed: Family<CloseReason>,
     /// Requests tried again.
@@ -103,6 +107,8 @@ struct Limits {
     late: Limit,
     ejected: Limit,
     idle: Limit,
+    resolve: Limit,
+    addresses: Limit,
 }
 
 /// Times of an exchange, for [`Upstream::ended`].
@@ -129,6 +135,7 @@ impl Upstream {
             overhead: Histogram::default(),
             queue_wait: Histogram::default(),
             connects: Family::default(),
+            resolves: Family::default(),
             closed: Family::default(),
             retries: Family::default(),
             probes: Family::default(),

@@ -1,15 +1,15 @@
 //! Opening a connection to an endpoint. The caller bounds the whole time.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
+use super::resolve::addresses;
 use super::{Address, Interest, Stream, Tuning};
 
 /// Keepalive probes without an answer before the kernel gives a connection up. With `user_timeout` set it does not
@@ -40,6 +40,7 @@ impl Dialler {
         let (host, port) = match address {
             Address::Unix(path) => return open(&SockAddr::unix(path)?, Domain::UNIX, &self.tuning).await,
             Address::Tcp { host, port } => (host, *port),
+            Address::Srv(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         self.connect_any(self.resolve(host, port).await?, deadline).await
     }
@@ -68,12 +69,7 @@ impl Dialler {
         }
         // The semaphore is never closed. The permit goes with the look-up, which nothing can cut short.
         let permit = self.lookup.clone().acquire_owned().await;
-        let host = host.to_owned();
-        let found = spawn_blocking(move || {
-            let _held = permit;
-            Ok((host.as_str(), port).to_socket_addrs()?.collect())
-        });
-        found.await?.map_err(|e: io::Error| io::Error::new(io::ErrorKind::NotFound, e))
+        addresses(host, port, permit).await
     }
 }
 

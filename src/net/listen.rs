@@ -76,6 +76,7 @@ impl Listener {
     pub fn bind(address: &Address, access: &Access, inherited: Inherited) -> io::Result<Vec<Self>> {
         match address {
             Address::Unix(path) => Ok(vec![Self::unix(path, access)?]),
+            Address::Srv(_) => Err(io::ErrorKind::Unsupported.into()),
             Address::Tcp { host, port } if host == "localhost" => Self::both_families(*port, inherited),
             Address::Tcp { host, port } => {
                 let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
@@ -278,12 +279,10 @@ mod tests {
         let listeners = Listener::bind(&address, &open(), Inherited::default()).unwrap();
         let ports: Vec<_> = listeners
             .iter()
-            .map(|l| match l.address() {
-                Address::Tcp { host, port } => {
-                    assert!(host.parse::<IpAddr>().unwrap().is_loopback());
-                    *port
-                }
-                Address::Unix(_) => unreachable!(),
+            .map(|l| {
+                let Address::Tcp { host, port } = l.address() else { unreachable!() };
+                assert!(host.parse::<IpAddr>().unwrap().is_loopback());
+                *port
             })
             .collect();
         assert!(ports.windows(2).all(|w| w[0] == w[1]));

@@ -2,20 +2,24 @@
 //! `tokio::net` and the only one with unsafe code.
 
 mod connect;
+mod host;
 mod limits;
 mod listen;
+mod resolve;
 mod socket_file;
 mod stream;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 pub use connect::Dialler;
+pub use host::host;
 pub use limits::{max_fds, open_fds, raise_fd_limit};
 pub use listen::{BACKLOG, Listener, Options};
+pub use resolve::{Answer, Found, HAS_SRV, Lookup};
 pub use socket_file::TEMPORARY_NAME;
 pub use stream::{Interest, Stream};
 
@@ -31,6 +35,8 @@ pub enum Address {
     },
     /// The path of a unix socket.
     Unix(PathBuf),
+    /// The name of service records (RFC 2782), which say where to connect.
+    Srv(String),
 }
 
 /// Why text is not an [`Address`].
@@ -51,6 +57,9 @@ pub enum BadAddress {
     /// Nothing after `unix:`, or a path longer than a socket address holds (107 bytes).
     #[error("it needs a path of 1 to 107 bytes after `unix:`")]
     Path,
+    /// No service, protocol and domain after `srv:`.
+    #[error("it needs a service, a protocol and a domain after `srv:`, as in `srv:_users._tcp.internal`")]
+    Srv,
 }
 
 /// The longest path that `sun_path` holds with its terminating zero, in bytes.
@@ -63,6 +72,9 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             let fits = (1..=MAX_PATH).contains(&path.len()) && !path.contains('\0');
             return if fits { Ok(Self::Unix(path.into())) } else { Err(BadAddress::Path) };
+        }
+        if let Some(name) = text.strip_prefix("srv:") {
+            return if is_service(name) { Ok(Self::Srv(name.into())) } else { Err(BadAddress::Srv) };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| BadAddress::NoPort(text.into()))?;
         let number = port.parse().map_err(|_| BadAddress::Port(port.into()))?;
@@ -77,13 +89,29 @@ impl FromStr for Address {
     }
 }
 
+/// Whether these are the labels of a service, a protocol and a domain. No name is longer than 253 bytes.
+fn is_service(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let labels: Vec<_> = name.strip_suffix('.').unwrap_or(name).split('.').collect();
+    let fit = labels.iter().all(|label| (1..=63).contains(&label.len()) && label.chars().all(plain));
+    let marked = |label: &&str| label.len() > 1 && label.starts_with('_');
+    fit && name.len() <= 253 && labels.len() > 2 && labels.iter().take(2).all(marked)
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Srv(name) => write!(f, "srv:{name}"),
         }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp { host: address.ip().to_string(), port: address.port() }
     }
 }
 
@@ -95,6 +123,16 @@ impl Address {
             Self::Tcp { host, .. } => {
                 host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
             }
+            Self::Srv(_) => false,
+        }
+    }
+
+    /// Whether it stands for addresses that must be looked up, and may change.
+    pub fn is_name(&self) -> bool {
+        match self {
+            Self::Unix(_) => false,
+            Self::Tcp { host, .. } => host != "localhost" && host.parse::<IpAddr>().is_err(),
+            Self::Srv(_) => true,
         }
     }
 }
@@ -165,8 +203,14 @@ mod tests {
 
     #[test]
     fn addresses_survive_a_round_trip() {
-        for text in ["127.0.0.1:7000", "localhost:0", "[::1]:65535", "a-b.internal:9090", "unix:/run/w.sock"]
-        {
+        for text in [
+            "127.0.0.1:7000",
+            "localhost:0",
+            "[::1]:65535",
+            "a-b.internal:9090",
+            "unix:/run/w.sock",
+            "srv:_a._tcp.b",
+        ] {
             assert_eq!(text.parse::<Address>().map(|a| a.to_string()), Ok(text.to_owned()));
         }
     }
@@ -181,6 +225,11 @@ mod tests {
             ("::1:7000", BadAddress::Brackets),
             ("[localhost]:7000", BadAddress::Brackets),
             ("unix:", BadAddress::Path),
+            ("srv:", BadAddress::Srv),
+            ("srv:users.internal", BadAddress::Srv),
+            ("srv:_users._tcp", BadAddress::Srv),
+            ("srv:_users._tcp.internal:9090", BadAddress::Srv),
+            ("srv:_users._tcp..internal", BadAddress::Srv),
         ] {
             assert_eq!(text.parse::<Address>(), Err(error), "{text}");
         }
@@ -201,6 +250,20 @@ mod tests {
             ("unix:/a", "unix:/b", false),
         ] {
             assert_eq!(address(one).covers(&address(bound)), covers, "{one} {bound}");
+        }
+    }
+
+    #[test]
+    fn what_is_looked_up_is_a_name() {
+        for (text, name) in [
+            ("127.0.0.1:1", false),
+            ("[::1]:1", false),
+            ("localhost:1", false),
+            ("unix:/x", false),
+            ("users.internal:1", true),
+            ("srv:_users._tcp.internal", true),
+        ] {
+            assert_eq!(text.parse::<Address>().map(|a| a.is_name()), Ok(name), "{text}");
         }
     }
 

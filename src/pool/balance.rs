@@ -106,6 +106,37 @@ pub enum Key {
     },
 }
 
+impl Policy {
+    /// The word used in configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LeastInFlight => "least_in_flight",
+            Self::RoundRobin => "round_robin",
+            Self::Hash(_) => "hash",
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())?;
+        match self {
+            Self::LeastInFlight | Self::RoundRobin => Ok(()),
+            Self::Hash(key) => write!(f, " of {key}"),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method => f.write_str("method"),
+            Self::Id => f.write_str("id"),
+            Self::Bytes { offset, size } => write!(f, "bytes {offset} to {}", offset + size - 1),
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

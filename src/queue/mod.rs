@@ -5,6 +5,8 @@
 //! Under the lock the lock of an exchange may be taken, never the other way round; nobody is woken under it and
 //! no exchange dropped, which wakes a session: on another thread it would run into the lock.
 
+mod cap;
+mod demand;
 mod endpoint;
 pub mod rendezvous;
 mod retry;
@@ -13,17 +15,16 @@ mod seat;
 mod waiting;
 mod woken;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::events::Rung;
 use crate::exchange::{Exchange, Ticket, Turn};
 use crate::protocol::Refusal;
+pub use demand::{Demand, EndpointDemand, EndpointDemands, Figures};
 use endpoint::Endpoint;
 pub use endpoint::{Share, Verdict};
 use retry::Retries;
@@ -78,92 +79,6 @@ struct Inner {
     touched: bool,
     /// What ends without a reply, after the lock.
     refused: Vec<(Exchange, Refusal)>,
-}
-
-/// What the keeper needs to know to decide on the next connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Demand {
-    /// Exchanges that no connection has and any endpoint will do for, or that are above `grow_at` on their connection.
-    pub wanting: usize,
-    /// The endpoints by index.
-    pub endpoints: EndpointDemands,
-    /// Connections that take new exchanges.
-    pub open: usize,
-    /// Sockets being opened.
-    pub connecting: usize,
-    /// Something was pushed since the last look.
-    pub touched: bool,
-    /// Nothing is open, and pushes are refused.
-    pub down: bool,
-}
-
-/// What the keeper needs to know of each endpoint, by index: mostly there are few.
-pub type EndpointDemands = SmallVec<[EndpointDemand; 4]>;
-
-/// What the keeper needs to know of one endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is known on its own")]
-pub struct EndpointDemand {
-    /// Connections that take new exchanges.
-    pub open: usize,
-    /// Sockets being opened.
-    pub connecting: usize,
-    /// What it is to get beside the others.
-    pub weight: u64,
-    /// Exchanges that wait for it and for no other.
-    pub waiting: usize,
-    /// It was its turn, and it had no room.
-    pub short: bool,
-    /// Its last replies all failed.
-    pub failing: bool,
-    /// It failed too often in a row.
-    pub ejected: bool,
-    /// It gets nothing, because another one is better or it is one no longer.
-    pub left_out: bool,
-}
-
-impl EndpointDemand {
-    /// Neither a connection nor one in the making.
-    pub fn is_untouched(&self) -> bool {
-        self.open + self.connecting == 0
-    }
-
-    /// How many connections it has for its weight, or soon will have.
-    pub fn fill(&self) -> u64 {
-        (((self.open + self.connecting) as u64) << 32) / self.weight.max(1)
-    }
-}
-
-impl Demand {
-    /// Whether any exchange has no connection.
-    pub fn has_waiting(&self) -> bool {
-        self.wanting > 0 || self.endpoints.iter().any(|endpoint| endpoint.waiting > 0)
-    }
-}
-
-/// Figures for metrics and the pool table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// Exchanges waiting.
-    pub waiting: usize,
-    /// How long the oldest of them has waited.
-    pub oldest_wait: Duration,
-    /// Connections with nothing in flight.
-    pub idle: usize,
-    /// Connections with something in flight.
-    pub busy: usize,
-    /// Sockets being opened.
-    pub connecting: usize,
-    /// Connections that take nothing new any more.
-    pub retiring: usize,
-}
-
-impl fmt::Display for Figures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { waiting, oldest_wait, idle, busy, connecting, retiring } = self;
-        write!(f, "{idle} idle, {busy} busy, {connecting} connecting, {retiring} retiring; ")?;
-        write!(f, "{waiting} waiting, the oldest for {oldest_wait:?}")
-    }
 }
 
 impl Queue {
@@ -273,14 +188,6 @@ impl Queue {
         });
     }
 
-    /// Connections beyond so many leave as soon as nothing is lost by it, the least used ones first.
-    pub fn shed(&self, most: usize) {
-        self.locked(|inner| {
-            let inbox = inner.roster.shed(most);
-            inner.put_back(inbox);
-        });
-    }
-
     /// A place for a connection to `endpoint` that is being opened.
     pub fn connecting(self: &Arc<Self>, endpoint: usize) -> Connecting {
         self.locked(|inner| inner.roster.endpoints[endpoint].connecting += 1);
@@ -322,35 +229,6 @@ impl Queue {
                 inner.try_again(exchange, Rung::Connect, &Refusal::Down(error.into()));
             }
         });
-    }
-
-    /// The cap is reached: until a socket closes, requests are no reason to look for endpoints to connect to.
-    pub fn set_full(&self) {
-        self.inner().roster.full = true;
-    }
-
-    /// Another connection to `endpoint` needs room under the cap, which is reached: one to another endpoint leaves, if
-    /// that has too many.
-    pub fn make_room(&self, endpoint: usize) {
-        self.set_full();
-        self.locked(|inner| {
-            let inbox = inner.roster.make_room(endpoint);
-            inner.put_back(inbox);
-        });
-    }
-
-    /// Another queue needs room under the cap: a connection leaves, the least used one. False if there is none.
-    pub fn give_way(&self) -> bool {
-        self.locked(|inner| {
-            let inbox = inner.roster.give_way();
-            inner.put_back(inbox);
-            !inner.roster.members.is_empty()
-        })
-    }
-
-    /// The cap keeps others from serving what waits: a connection leaves that nobody may use.
-    pub fn make_use_of_cap(&self) {
-        self.locked(|inner| inner.roster.call_off_left_out());
     }
 
     /// An ejected endpoint may show what it can do.

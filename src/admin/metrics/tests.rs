@@ -48,6 +48,7 @@ fn busy(name: &str) -> events::Upstream {
     events.refused(Reason::Down, &"x");
     events.connected(&"e");
     events.connect_failed(&"e", ConnectResult::Refused, &"x", Duration::ZERO);
+    events.resolved(&"n");
     events.connection_closed(&"e", CloseReason::Idle, 1, 0);
     events.connection_closed(&"e", CloseReason::IdleLimit, 1, 0);
     events.retries.of(Rung::Unsent).add_one();
