@@ -16,7 +16,8 @@ use crate::connection::Network;
 use crate::events;
 use crate::lifecycle::{Hold, Permits, Switch};
 use crate::listener::{Places, Target};
-use crate::pool::{Cap, Pool};
+use crate::net::Lookup;
+use crate::pool::{Cap, Means, Pool};
 use crate::session::{self, IdleClients};
 use crate::wire::Budget;
 
@@ -130,14 +131,18 @@ impl Upstream {
     pub(super) fn replace(&mut self, plan: plan::Upstream, process: &Process, keepers: &mut JoinSet<()>) {
         self.resize(&plan);
         let (front, back) = (Switch::new(), Switch::new());
+        let means = Means {
+            connector: Arc::new(Network::new(&plan.pool.connection)),
+            resolver: Arc::new(Lookup::default()),
+            cap: self.cap.clone(),
+        };
         let (pool, keeper) = Pool::new(
             plan.pool.clone(),
             plan.protocol.clone(),
             self.events.clone(),
             process.budget.clone(),
             back.watch(),
-            Arc::new(Network::new(&plan.pool.connection)),
-            self.cap.clone(),
+            means,
         );
         let keeper = keepers.spawn_on(keeper.run(), &self.home);
         let hold = back.hold();

@@ -17,13 +17,14 @@ use tokio::time::Instant;
 use super::backoff::Backoff;
 use super::cap::Cap;
 use super::health::Health;
+use super::names::Names;
 use super::probe::{Found, Question};
-use super::{Core, Orders, Settings};
+use super::{Core, Means, Orders, Settings};
 use crate::connection::{Connection, Connector, DialError, Ended, IdleLimit, Shared, dial};
 use crate::events::{CloseReason, ConnectResult};
 use crate::lifecycle::{Alarm, Permit, Phase, earliest};
 use crate::net::Address;
-use crate::queue::{Connecting, Demand};
+use crate::queue::{Connecting, Demand, EndpointDemand};
 use kept::Kept;
 
 /// A connection that dies sooner, without a reply, counts as a failed attempt.
@@ -44,6 +45,7 @@ pub struct Keeper {
     connector: Arc<dyn Connector>,
     /// The hard cap; every socket holds a permit until it is closed.
     cap: Arc<Cap>,
+    names: Names,
     tasks: JoinSet<Result<Ended, DialError>>,
     endpoint_of: HashMap<Id, usize>,
     /// The endpoints, by their place in the queue.
@@ -72,11 +74,11 @@ impl Keeper {
     pub(super) fn new(
         core: Arc<Core>,
         shared: Arc<Shared>,
-        connector: Arc<dyn Connector>,
-        cap: Arc<Cap>,
+        Means { connector, resolver, cap }: Means,
     ) -> Self {
         let orders = core.orders.subscribe();
         let settings = orders.borrow().settings.clone();
+        let names = Names::new(&settings.endpoints, settings.balance.resolve, resolver, core.events.clone());
         let mut keeper = Self {
             health: Health::new(settings.health.clone()),
             question: Question::new(&settings.health, &shared.protocol, shared.settings.max_buffered)
@@ -87,6 +89,7 @@ impl Keeper {
             shared,
             connector,
             cap,
+            names,
             tasks: JoinSet::new(),
             endpoint_of: HashMap::new(),
             kept: Vec::new(),
@@ -100,7 +103,7 @@ impl Keeper {
             unused_deaths: 0,
             unused_death: None,
         };
-        keeper.set_endpoints(&keeper.settings.endpoints.clone());
+        keeper.look_at_names();
         keeper
     }
 
@@ -120,7 +123,9 @@ impl Keeper {
             let mut cap_changed = pin!(cap.changed());
             self.look_after_health(now);
             let pause_ends = self.end_pauses(now);
-            let look_again = earliest([self.dial_what_is_wanted(now), self.health.next_at(), pause_ends]);
+            self.names.start_due(now);
+            let look_again =
+                [self.dial_what_is_wanted(now), self.health.next_at(), pause_ends, self.names.next_at()];
             if !self.capped {
                 self.claim(false);
             }
@@ -134,7 +139,8 @@ impl Keeper {
                 Some(done) = self.tasks.join_next_with_id() => self.ended(done),
                 Some(asked) = self.asked.join_next() => self.answered(asked),
                 () = &mut cap_changed, if self.capped || self.is_superseded() => self.shed_excess(),
-                () = alarm.as_mut().reached(look_again) => {}
+                () = alarm.as_mut().reached(earliest(look_again)) => {}
+                heard = self.names.next() => self.heard(heard),
                 () = back.reached(Phase::Draining) => {}
             }
         }
@@ -171,6 +177,7 @@ impl Keeper {
                 self.unused_deaths = 0;
                 if demand.down {
                     self.kept.iter_mut().for_each(|kept| kept.backoff.shorten(now));
+                    self.names.shorten(now);
                 }
             }
             let (uncovered, cover_at) = self.uncovered(&demand, now);
@@ -325,13 +332,20 @@ impl Keeper {
         kept.idle_limit.gone();
         let retry_in = kept.backoff.fail(Instant::now(), wanted);
         self.core.events.connect_failed(&kept.name, error.result, &error.text, retry_in);
+        self.names.hurry(&kept.endpoint.address, Instant::now());
         self.missed(endpoint, error);
-        let mut there = self.kept.iter().filter(|kept| !kept.removed);
-        if demand.open == 0 && demand.connecting == 0 && there.all(|kept| kept.backoff.is_exhausted()) {
+        if self.is_exhausted() {
             self.core.queue.set_down(&format!("{}: {}", self.kept[endpoint].name, error.text));
         } else {
             self.core.queue.dial_again();
         }
+    }
+
+    /// Whether there is no connection, and nothing left to try at once.
+    fn is_exhausted(&self) -> bool {
+        let untouched = self.core.queue.endpoints().iter().all(EndpointDemand::is_untouched);
+        let mut there = self.kept.iter().filter(|kept| !kept.removed);
+        untouched && there.all(|kept| kept.backoff.is_exhausted())
     }
 
     fn connection_ended(&mut self, endpoint: usize, ended: Ended) {

@@ -8,10 +8,8 @@ pub mod balance;
 mod cap;
 pub mod health;
 mod keeper;
-#[cfg_attr(not(test), expect(dead_code, reason = "the keeper does not ask yet"))]
 pub mod names;
 mod probe;
-#[cfg_attr(not(test), expect(dead_code, reason = "the keeper does not choose yet"))]
 mod subset;
 
 use std::fmt;
@@ -30,6 +28,7 @@ use crate::queue::{self, Figures, Queue, Retry};
 use crate::wire::Budget;
 pub use cap::Cap;
 pub use keeper::Keeper;
+pub use names::Resolver;
 
 /// In flight on every connection when a multiplexing pool opens another one.
 const GROW_AT_MULTIPLEX: usize = 16;
@@ -63,6 +62,17 @@ pub struct Settings {
     pub retry: Retry,
     /// What each connection needs to know.
     pub connection: connection::Settings,
+}
+
+/// What a pool has its connections from.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// Opens them.
+    pub connector: Arc<dyn Connector>,
+    /// Looks names up.
+    pub resolver: Arc<dyn Resolver>,
+    /// How many there may be.
+    pub cap: Arc<Cap>,
 }
 
 /// What is known of the client that sends a request.
@@ -169,8 +179,7 @@ impl Pool {
         events: Arc<events::Upstream>,
         budget: Budget,
         back: Watch,
-        connector: Arc<dyn Connector>,
-        cap: Arc<Cap>,
+        means: Means,
     ) -> (Arc<Self>, Keeper) {
         let settings = Arc::new(settings);
         let shared = Arc::new(connection::Shared {
@@ -192,8 +201,8 @@ impl Pool {
             orders: watch::Sender::new(orders),
             endpoints: Mutex::default(),
         });
-        cap.enter(&core.queue);
-        let keeper = Keeper::new(core.clone(), shared, connector, cap);
+        means.cap.enter(&core.queue);
+        let keeper = Keeper::new(core.clone(), shared, means);
         (Arc::new(Self { settings, protocol, core }), keeper)
     }
 

@@ -187,11 +187,6 @@ impl Names {
         all
     }
 
-    /// Whether a name has no address yet.
-    pub(super) fn lacks_one(&self) -> bool {
-        self.known.iter().any(|name| name.found.is_empty())
-    }
-
     fn ended(&mut self, done: Result<(Id, Looked), JoinError>, now: Instant) -> Option<Heard> {
         let id = done.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let place = self.known.iter().position(|name| name.is_looked_up_by(id))?;

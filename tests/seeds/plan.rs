@@ -197,7 +197,7 @@ fn cloud(rng: &mut Rng) -> Weather {
 }
 
 fn pool_settings(rng: &mut Rng, mode: Mode) -> pool::Settings {
-    let endpoint = |port| Address::Tcp { host: "sim".into(), port };
+    let endpoint = |port| Address::Tcp { host: "10.0.0.1".into(), port };
     let max_connections = rng.usize(1..=6);
     let request_timeout = millis(rng, 500, 8_000);
     let stall = request_timeout.mul_f64(1.0 + 2.0 * rng.f64());

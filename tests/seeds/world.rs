@@ -10,8 +10,8 @@ use warmline::connection::{Connecting, Connector};
 use warmline::events::meter::{Family, Label};
 use warmline::events::{self, CloseReason, Outcome};
 use warmline::lifecycle::Switch;
-use warmline::net::Address;
-use warmline::pool::{Cap, Pool};
+use warmline::net::{Address, Lookup};
+use warmline::pool::{Cap, Means, Pool};
 use warmline::protocol::Mode;
 use warmline::session::{self, IdleClients, Session};
 use warmline::wire::{Budget, memory};
@@ -134,8 +134,11 @@ impl World {
             events.clone(),
             budget.clone(),
             back.watch(),
-            Arc::new(endpoints),
-            Cap::new(plan.pool.max_connections),
+            Means {
+                connector: Arc::new(endpoints),
+                resolver: Arc::new(Lookup::default()),
+                cap: Cap::new(plan.pool.max_connections),
+            },
         );
         let shared = Arc::new(session::Shared {
             settings: plan.session.clone(),

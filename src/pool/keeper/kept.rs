@@ -7,10 +7,14 @@ use std::sync::Arc;
 
 use super::Keeper;
 use crate::connection::IdleLimit;
+use crate::events::ConnectResult;
+use crate::net;
 use crate::pool::backoff::Backoff;
 use crate::pool::balance::Endpoint;
+use crate::pool::names::Heard;
 use crate::pool::probe::Question;
-use crate::pool::{Known, Orders, health};
+use crate::pool::{Known, Orders, health, subset};
+use crate::queue::rendezvous::hash;
 
 /// What is known of one endpoint.
 #[derive(Debug)]
@@ -56,8 +60,34 @@ impl Kept {
 }
 
 impl Keeper {
+    /// Uses what the names stand for now, or this host's part of it.
+    pub(super) fn look_at_names(&mut self) {
+        let mut endpoints = self.names.endpoints();
+        subset::choose(
+            &mut endpoints,
+            self.settings.balance.subset,
+            hash(net::host().as_bytes()),
+            self.core.events.name(),
+        );
+        self.set_endpoints(&endpoints);
+    }
+
+    /// A look-up has ended.
+    pub(super) fn heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Same => {}
+            Heard::Changed => self.look_at_names(),
+            Heard::Missing { name, fault, retry_in } => {
+                self.core.events.connect_failed(&name, ConnectResult::Resolve, &fault, retry_in);
+                if self.is_exhausted() {
+                    self.core.queue.set_down(&format!("{name}: {fault}"));
+                }
+            }
+        }
+    }
+
     /// These are the endpoints now. Connections to others finish what they have.
-    pub(super) fn set_endpoints(&mut self, endpoints: &[Endpoint]) {
+    fn set_endpoints(&mut self, endpoints: &[Endpoint]) {
         for (place, kept) in self.kept.iter_mut().enumerate().filter(|(_, kept)| !kept.removed) {
             if !endpoints.iter().any(|it| it.address == kept.endpoint.address) {
                 (kept.removed, kept.probing, kept.without_room, kept.paused) = (true, false, false, false);
@@ -111,7 +141,8 @@ impl Keeper {
             Question::new(&settings.health, &self.shared.protocol, settings.connection.max_buffered)
                 .map(Arc::new);
         self.settings = settings;
-        self.set_endpoints(&self.settings.endpoints.clone());
+        self.names.set(&self.settings.endpoints, self.settings.balance.resolve);
+        self.look_at_names();
         self.core.queue.shed(if superseded { 0 } else { self.settings.max_connections });
     }
 

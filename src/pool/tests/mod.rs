@@ -1,6 +1,7 @@
 //! The pool in paused time, its queue, keeper and connections together.
 //! Long because it is a list: one story after another, none needing the next.
 
+mod generations;
 mod health;
 mod idle_limit;
 mod retries;
@@ -20,7 +21,7 @@ use world::{ANYBODY, CLOSING, HEARTBEAT, ONEWAY, World, settings, settle};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn two_endpoints(mode: Mode, min: usize, max: usize) -> super::Settings {
-    let endpoint = |port| Address::Tcp { host: "a".into(), port };
+    let endpoint = |port| Address::Tcp { host: "10.0.0.1".into(), port };
     super::Settings { endpoints: vec![endpoint(1).into(), endpoint(2).into()], ..settings(mode, min, max) }
 }
 
@@ -47,7 +48,7 @@ async fn endpoints_are_told_with_what_is_known_of_them() {
     endpoints[0].idle_limit = Some(2 * SECOND);
     endpoints[1].up = false;
     let told: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
-    assert_eq!(told, ["a:1 up (idle limit 2s)", "a:2 down"]);
+    assert_eq!(told, ["10.0.0.1:1 up (idle limit 2s)", "10.0.0.1:2 down"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,13 +10,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::two_endpoints;
-use super::world::{ANYBODY, CLOSING, HEARTBEAT, ONEWAY, World, message, settings, settle};
+use super::world::{ANYBODY, CLOSING, HEARTBEAT, ONEWAY, World, means, message, settings, settle};
 use crate::connection::{Network, Preamble};
 use crate::events::{self, Outcome};
 use crate::frame::Endian;
 use crate::lifecycle::Switch;
 use crate::net::Address;
-use crate::pool::{Cap, Pool};
+use crate::pool::Pool;
 use crate::protocol::frame::{Condition, Frame, Heartbeat, Length, Size};
 use crate::protocol::{Mode, Protocol, Request, frame, line};
 use crate::wire::{Budget, Purpose};
@@ -226,8 +226,8 @@ fn real(mode: Mode, protocol: Arc<dyn Protocol>) -> (TcpListener, Arc<Pool>, Swi
     let back = Switch::new();
     let connector = Arc::new(Network::new(&limits.connection));
     let budget = Budget::new(1 << 20);
-    let cap = Cap::new(1);
-    let (pool, keeper) = Pool::new(limits, protocol, events.clone(), budget, back.watch(), connector, cap);
+    let (pool, keeper) =
+        Pool::new(limits, protocol, events.clone(), budget, back.watch(), means(connector, 1));
     tokio::spawn(keeper.run());
     (listener, pool, back, events)
 }

@@ -11,13 +11,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::super::{Cap, Pool, Sender, Settings, balance, health};
+use super::super::{Cap, Means, Pool, Sender, Settings, balance, health};
 use crate::connection::{self, Connecting, Connector, Idempotent};
 use crate::events::{self, Outcome};
 use crate::exchange::{Answer, Ticket};
 use crate::frame::Endian;
 use crate::lifecycle::Switch;
-use crate::net::{Address, Tuning};
+use crate::net::{Address, Lookup, Tuning};
 use crate::protocol::frame::{Condition, Field, Frame, Heartbeat, Length, Size, Template};
 use crate::protocol::{Id, Mode, Protocol, Request, frame};
 use crate::queue::Retry;
@@ -79,6 +79,11 @@ impl Connector for Script {
     }
 }
 
+/// Connections from `connector`, and names that nobody knows.
+pub(crate) fn means(connector: Arc<dyn Connector>, cap: usize) -> Means {
+    Means { connector, resolver: Arc::new(Lookup::default()), cap: Cap::new(cap) }
+}
+
 /// A pool and its surroundings.
 pub(crate) struct World {
     pub(crate) pool: Arc<Pool>,
@@ -91,7 +96,7 @@ pub(crate) struct World {
 
 pub(crate) fn settings(mode: Mode, min: usize, max: usize) -> Settings {
     Settings {
-        endpoints: vec![Address::Tcp { host: "a".into(), port: 1 }.into()],
+        endpoints: vec![Address::Tcp { host: "10.0.0.1".into(), port: 1 }.into()],
         balance: balance::Settings { slow_start: Duration::ZERO, ..Default::default() },
         mode,
         min_connections: min,
@@ -136,13 +141,23 @@ impl World {
     }
 
     pub(crate) fn within(settings: Settings, protocol: Arc<dyn Protocol>, budget: Budget) -> Self {
+        let cap = Cap::new(settings.max_connections);
+        Self::under(&cap, settings, protocol, budget)
+    }
+
+    /// A pool that shares its cap with others.
+    pub(crate) fn under(
+        cap: &Arc<Cap>,
+        settings: Settings,
+        protocol: Arc<dyn Protocol>,
+        budget: Budget,
+    ) -> Self {
         let events = Arc::new(events::Upstream::new("u"));
         let back = Switch::new();
         let (doors, receiver) = mpsc::channel(64);
         let script = Arc::new(Script { doors, failures: Mutex::default(), closed: Mutex::default() });
-        let cap = Cap::new(settings.max_connections);
-        let (pool, keeper) =
-            Pool::new(settings, protocol, events.clone(), budget, back.watch(), script.clone(), cap);
+        let means = Means { cap: cap.clone(), ..means(script.clone(), 0) };
+        let (pool, keeper) = Pool::new(settings, protocol, events.clone(), budget, back.watch(), means);
         let keeper = tokio::spawn(keeper.run());
         Self { pool, events, back, keeper, script, doors: receiver }
     }

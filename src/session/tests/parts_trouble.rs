@@ -9,7 +9,8 @@ use super::*;
 use crate::connection::{Connecting, Connector};
 use crate::events;
 use crate::net::{Access, Address, Listener};
-use crate::pool::{Cap, Pool};
+use crate::pool::Pool;
+use crate::pool::tests::world::means;
 
 /// A client begins a large request, and the server has read the front of it. Returns the tag too.
 async fn begin_upload(front: &mut Front, extra: usize) -> (Client, Server, u32, Vec<u8>) {
@@ -189,8 +190,7 @@ async fn a_large_oneway_ends_although_the_kernel_takes_its_last_part_at_once() {
             counts.clone(),
             budget.clone(),
             back.watch(),
-            Arc::new(Wide(doors)),
-            Cap::new(1),
+            means(Arc::new(Wide(doors)), 1),
         );
         tokio::spawn(keeper.run());
         let shared = Arc::new(Shared {
@@ -221,7 +221,7 @@ async fn a_large_oneway_ends_although_the_kernel_takes_its_last_part_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_well_gets_two_large_replies_from_two_connections() {
     let mut front = start_with(Mode::Multiplex, |pool, _| {
-        pool.endpoints.push(Address::Tcp { host: "b".into(), port: 1 }.into());
+        pool.endpoints.push(Address::Tcp { host: "10.0.0.2".into(), port: 1 }.into());
         (pool.min_connections, pool.max_connections) = (2, 2);
     });
     let (mut one, mut two) = (front.server().await, front.server().await);
