@@ -4,7 +4,9 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -14,7 +16,7 @@ use common::{
     Crowd, Daemon, End, Folder, Plan, Protocol, Server, UPSTREAM, becomes, call, eventually, in_protocol,
     sampling, socket,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 const RELOADS: usize = 100;
 const CLIENTS: usize = 4;
@@ -25,7 +27,7 @@ const CAP: u64 = 8;
 
 in_protocol!(multiplex, "frame multiplex", on_one_thread, on_two_threads, one_place, removed);
 in_protocol!(exclusive, "frame exclusive", on_one_thread, on_two_threads, one_place, removed, resized);
-in_protocol!(line, "line", on_one_thread, on_two_threads, swapped, kept_client);
+in_protocol!(line, "line", on_one_thread, on_two_threads, swapped, whole_process, too_late);
 
 fn on_one_thread(p: &Protocol) {
     many(p, 1);
@@ -280,7 +282,7 @@ fn swapped(p: &Protocol) {
 }
 
 /// What holds for the whole process, and what needs a restart.
-fn kept_client(p: &Protocol) {
+fn whole_process(p: &Protocol) {
     let mut server = p.server();
     let address = server.address.clone();
     let plan = |clients: &str| p.plan(&address).global("limits.max_clients", clients);
@@ -301,9 +303,39 @@ fn kept_client(p: &Protocol) {
     eventually("a line of the new level", || daemon.log_text().contains("\"connected\"").then_some(()));
     server.ask("release");
     first.expect(&held);
+}
+
+/// In a drain a reload is ignored, and the drain goes on.
+fn too_late(p: &Protocol) {
+    let mut server = p.server();
+    let mut daemon = p.plan(&server.address).start_ready();
+    let mut client = p.client(&daemon.address);
+    let held = client.ask("hold");
+    server.reaches("held", 1);
+    daemon.signal(Signal::TERM);
+    eventually("a drain", || daemon.log_text().contains("\"draining\"").then_some(()));
     daemon.signal(Signal::HUP);
-    let asked = first.ask("echo");
-    first.expect(&asked);
+    eventually("a warning", || daemon.log_text().contains("SIGHUP ignored: draining").then_some(()));
+    server.ask("release");
+    client.expect(&held);
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
+fn without_a_file_there_is_nothing_to_reload() {
+    let p = Protocol::named("line");
+    let mut server = p.server();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_warmline"));
+    command.args(["run", "--listen", "127.0.0.1:0", "--protocol", "line", "--endpoint", &server.address]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    server.reaches("open", 1);
+    let pid = Pid::from_child(&child);
+    let signal = |signal| kill_process(pid, signal).unwrap();
+    signal(Signal::HUP);
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("SIGHUP ignored: there is no configuration file")));
+    signal(Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

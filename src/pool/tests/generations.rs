@@ -81,7 +81,8 @@ async fn who_has_stopped_waiting_is_in_nobodys_way() {
     let mut waits = second.call(b"x");
     assert!(matches!(waits.answer().await, Err(Refusal::AcquireTimeout)));
     drop(server);
-    // Its floor is first in line again by chance; what has work gets its turn.
+    settle().await;
+    // Whoever had it for its floor, it is for who has work.
     let mut call = first.call(b"y");
     let answered = async {
         let mut server = first.accept().await;
