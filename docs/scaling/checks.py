@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import queueing
+import subset
 from fleet import MULTIPLEX, NEAR, PERSISTENT, RATES, SHORT, TIME_WAIT_SECONDS, WARM_UP, offered, traffic
 from host import TICK, Host, Load, Pool, direct, found_at_arrival, requests
 
@@ -24,7 +25,8 @@ def run():
               short_connections_are_poisson, bursts_have_the_mean_they_should, a_pool_stays_within_its_bounds,
               an_idle_connection_is_closed, a_pool_that_stays_full_opens_nothing, what_bursts_open_does_not_fade,
             the_rate_is_what_is_meant, a_request_finds_those_that_came_before,
-            the_formulas_of_the_page_give_its_table, the_rule_of_thumb_gives_the_size_that_is_enough)
+            subsets_are_spread_as_chance_has_it, a_server_more_takes_one_place_of_its_share_of_hosts,
+            hosts_are_cut_off_as_often_as_the_formula_says, the_formulas_of_the_page_give_its_table, the_rule_of_thumb_gives_the_size_that_is_enough)
     failed = [check.__name__ for check in checks if not check()]
     print(f"{len(checks)} checks, {len(failed)} failed")
     return f"failed: {', '.join(failed)}" if failed else 0
@@ -119,6 +121,41 @@ def the_rate_is_what_is_meant():
 def a_request_finds_those_that_came_before():
     """The first has left when the third comes; a round trip is part of its stay."""
     return found_at_arrival([(1.0, 0.1), (1.05, 0.2), (1.105, 0.1), (1.2, 0.1)], 0.01, 1.05) == [2, 3, 3]
+
+
+def subsets_are_spread_as_chance_has_it():
+    """Mean and variance of the hosts of a server are binomial; deterministic ones do not vary."""
+    hosts, servers, size = 4000, 100, 5
+    def variance(subsets):
+        counts = [sum(server in one for one in subsets) for server in range(servers)]
+        mean = sum(counts) / servers
+        return mean, sum((count - mean) ** 2 for count in counts) / servers
+    mean, drawn = variance([subset.rendezvous(one, size, servers) for one in subset.rankings(hosts, servers)])
+    same, shared = variance([subset.deterministic(host, size, servers) for host in range(hosts)])
+    share = size / servers
+    return mean == same == hosts * share and near(drawn, hosts * share * (1 - share), 0.4) and shared == 0
+
+
+def a_server_more_takes_one_place_of_its_share_of_hosts():
+    """Which deterministic subsetting does not."""
+    hosts, servers, size = 4000, 100, 5
+    ranked = list(subset.rankings(hosts, servers + 1))
+    due = hosts * size / (servers + 1)
+    changed, places = 0, set()
+    for one in ranked:
+        before, after = (subset.rendezvous(one, size, count) for count in (servers, servers + 1))
+        changed += after != before
+        places |= after - before
+    shared = sum(subset.deterministic(host, size, servers) != subset.deterministic(host, size, servers + 1)
+                 for host in range(hosts))
+    return places == {servers} and near(changed, due, 0.3) and shared > 5 * due
+
+
+def hosts_are_cut_off_as_often_as_the_formula_says():
+    hosts, servers, size = 20_000, 40, 2
+    down = set(range(subset.DOWN))
+    found = sum(subset.rendezvous(one, size, servers) <= down for one in subset.rankings(hosts, servers))
+    return near(found, hosts * subset.cut_off(size, servers), 0.1)
 
 
 def the_formulas_of_the_page_give_its_table():

@@ -7,6 +7,7 @@ import random
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import subset
 from host import TICK, Host, Load, Pool, direct, found_at_arrival, requests
 
 SEED = 4
@@ -67,6 +68,7 @@ def figures(coefficients):
         "hosts": hosts(coefficients, ways),
         "at_once": at_once(),
         "memory": memory(coefficients),
+        "subsets": subset.figures(FLEET.hosts, FLEET.servers),
     })
 
 
@@ -82,7 +84,7 @@ def rounded(value):
 def sources():
     """Of the programs that the figures come from: whether one of them has changed since."""
     digest = hashlib.sha256()
-    for name in ("fleet.py", "host.py"):
+    for name in ("fleet.py", "host.py", "subset.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()
 

@@ -42,7 +42,7 @@ def stale(coefficients):
     """What is not as this program would write it now, or nothing. What takes seconds is not simulated again."""
     figures = json.loads(FIGURES.read_text())
     if figures.get("sources") != fleet.sources():
-        return "host.py or fleet.py is not what the figures were made with: run docs/scaling/simulate.py"
+        return "host.py, fleet.py or subset.py is not what the figures were made with: run docs/scaling/simulate.py"
     expected = fleet.rounded({
         "coefficients": coefficients, "assumptions": asdict(fleet.FLEET), "load": asdict(fleet.LOAD),
         "memory": fleet.memory(coefficients), "at_once": fleet.at_once(),

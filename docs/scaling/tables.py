@@ -9,6 +9,7 @@ from comparison import plot as drawing  # noqa: E402
 from comparison.report import table  # noqa: E402
 
 from fleet import EXCLUSIVE, MULTIPLEXED, PORTS, SHORT, SIZES, TIME_WAIT_SECONDS  # noqa: E402
+from subset import DOWN  # noqa: E402
 
 
 def number(value):
@@ -118,6 +119,21 @@ def together(figures):
         for one in figures["at_once"]])
 
 
+def subsets(figures):
+    a = figures["assumptions"]
+    hosts, servers = a["hosts"], a["servers"]
+    def row(name, one, changed, moved, shared, without):
+        return (name, number(one["mean"]), f"{number(one['least'])} to {number(one['most'])}",
+                f"{100 * (one['most'] / one['mean'] - 1):.0f} %", number(changed), f"{100 * moved:.2g} %", *shared, without)
+    yield from table(("`subset`", "hosts of a server, mean", "least to most", "requests of the busiest, above the mean",
+                      "hosts that change when a server comes", "of all connections, moved then", "deterministic: hosts",
+                      "deterministic: moved", f"hosts cut off while {DOWN} servers are down"), [
+        *(row(f"{one['subset']}", one, one["changed"], one["moved"],
+              (number(one["deterministic"]["changed"]), f"{100 * one['deterministic']['moved']:.0f} %"),
+              number(one["cut_off"])) for one in figures["subsets"]),
+        row("0 (all)", {"mean": hosts, "least": hosts, "most": hosts}, hosts, 1 / (servers + 1), ("", ""), "0")])
+
+
 def memory(figures):
     c = figures["coefficients"]
     yield from paragraph(
@@ -131,7 +147,7 @@ def memory(figures):
 
 
 TABLES = {"short": short, "assumptions": assumptions, "servers": servers, "hosts": hosts, "balance": balance,
-          "waiting": waiting, "together": together, "memory": memory}
+          "waiting": waiting, "together": together, "subsets": subsets, "memory": memory}
 
 
 def waiting_plot(figures):

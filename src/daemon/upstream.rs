@@ -115,7 +115,7 @@ impl Upstream {
         let (front, back) = (Switch::new(), Switch::new());
         let means = Means {
             connector: Arc::new(Network::new(&plan.pool.connection)),
-            resolver: Arc::new(Lookup::default()),
+            resolver: Arc::new(Lookup),
             cap: self.cap.clone(),
         };
         let (pool, keeper) = Pool::new(

@@ -5,6 +5,8 @@ mod connect;
 mod host;
 mod limits;
 mod listen;
+#[cfg(feature = "dns")]
+mod records;
 mod resolve;
 mod socket_file;
 mod stream;

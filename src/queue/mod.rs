@@ -265,6 +265,12 @@ impl Queue {
         })
     }
 
+    /// Where a key leads now.
+    #[cfg(test)]
+    pub fn lead(&self, key: u64) -> Option<usize> {
+        self.inner().roster.lead(key, None)
+    }
+
     /// What the keeper needs to know of the endpoints.
     pub fn endpoints(&self) -> EndpointDemands {
         let inner = self.inner();
@@ -415,6 +421,8 @@ impl Inner {
     }
 }
 
+#[cfg(test)]
+mod line_tests;
 #[cfg(test)]
 mod stress;
 #[cfg(test)]

@@ -407,4 +407,6 @@ impl Member {
 }
 
 #[cfg(test)]
+mod balance_tests;
+#[cfg(test)]
 mod tests;

@@ -136,7 +136,7 @@ impl World {
             back.watch(),
             Means {
                 connector: Arc::new(endpoints),
-                resolver: Arc::new(Lookup::default()),
+                resolver: Arc::new(Lookup),
                 cap: Cap::new(plan.pool.max_connections),
             },
         );

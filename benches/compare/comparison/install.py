@@ -54,7 +54,7 @@ def tools():
 
 
 def built():
-    return build(ROOT, ["warmline"]) | build(HERE, ["floor", "hold", "load", "upstream"])
+    return build(ROOT, ["warmline"]) | build(HERE, ["floor", "hold", "limited", "load", "upstream"])
 
 
 def debian(wanted):

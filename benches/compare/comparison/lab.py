@@ -29,13 +29,13 @@ class Failed(Exception):
 class Lab:
     """A context: closing it ends every process it started, by its id."""
 
-    def __init__(self, programs):
+    def __init__(self, programs, server=None):
         self.programs = programs
         self.started = []
         self.dir = Path(tempfile.mkdtemp(prefix="warmline-compare-"))
-        listen = [programs["upstream"], "--listen", UPSTREAM]
+        server = server or [programs["upstream"], "--listen", UPSTREAM]
         inside = 'ip link set lo up && exec taskset -c "$@"'
-        self.upstream = self._spawn(["unshare", "-n", "sh", "-c", inside, "sh", str(OTHER_CORE), *listen])
+        self.upstream = self._spawn(["unshare", "-n", "sh", "-c", inside, "sh", str(OTHER_CORE), *server])
         # Its first report says that it listens.
         try:
             self.accepted()
@@ -109,12 +109,13 @@ class Lab:
             values["config"].write_text(Template((CONFIGS / template).read_text()).substitute(values))
         return Template(PROGRAMS[contender.program][0]).substitute(values).split()
 
-    def load(self, case, requests, rate=0, seconds=60, in_flight=32, everywhere=False):
+    def load(self, case, requests, rate=0, seconds=60, in_flight=32, everywhere=False, settle=0):
         """Runs the load of `case`, and returns its report. On the first address, or in turns on all of them."""
         to = [word for address in self.addresses[:None if everywhere else 1] for word in ("--to", address)]
         process = self.start(OTHER_CORE, [
             self.programs["load"], *to, "--protocol", case.protocol, "--requests", requests, "--in-flight", in_flight,
-            "--per-connection", case.per_connection, "--rate", rate, "--seconds", seconds])
+            "--per-connection", case.per_connection, "--rate", rate, "--seconds", seconds,
+            "--settle", round(1000 * settle)])
         report = process.communicate(timeout=seconds + 10)[0]
         self.started.remove(process)
         if not report:
@@ -179,6 +180,12 @@ def cpu_us(pid):
     """CPU time of a process, its threads and its children so far, user and system."""
     tasks = [task for member in family(pid) for task in Path(f"/proc/{member}/task").iterdir()]
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
+
+
+def queued_us(pid):
+    """Time that the threads of a process have waited for a processor so far."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) / 1000
 
 
 def resident_kib(pid):

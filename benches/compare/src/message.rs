@@ -34,6 +34,16 @@ impl Protocol {
         (length <= bytes.len()).then_some(length)
     }
 
+    /// In which words `reply` refuses `request`, if it does. They are those of `configs/overload.toml`.
+    pub fn refusal<'r>(self, request: &[u8], reply: &'r [u8]) -> Option<&'r str> {
+        let body = match self {
+            Self::Frame => reply.strip_prefix(&[0, 0, 0, 7])?,
+            Self::FrameId => reply.strip_prefix(&[0, 0, 0, 15])?.strip_prefix(request.get(ID)?)?,
+            Self::Line => return std::str::from_utf8(reply).ok()?.strip_prefix("ERR ")?.strip_suffix('\n'),
+        };
+        (body == b"refused").then_some("refused")
+    }
+
     /// Puts a request of `size` bytes that carries `nonce` in place of what is in `into`.
     pub fn write(self, nonce: u64, size: usize, into: &mut Vec<u8>) {
         into.clear();
@@ -62,6 +72,22 @@ impl Protocol {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_are_told_from_replies() {
+        let said = |protocol: Protocol, reply: &'static [u8]| {
+            let mut request = Vec::new();
+            protocol.write(7, 64, &mut request);
+            assert_eq!(protocol.refusal(&request, &request), None);
+            protocol.refusal(&request, reply)
+        };
+        assert_eq!(said(Protocol::Frame, b"\0\0\0\x07refused"), Some("refused"));
+        assert_eq!(said(Protocol::Frame, b"\0\0\0\x08refused!"), None);
+        assert_eq!(said(Protocol::FrameId, b"\0\0\0\x0f\0\0\0\0\0\0\0\x03refused"), Some("refused"));
+        assert_eq!(said(Protocol::FrameId, b"\0\0\0\x0f\0\0\0\0\0\0\0\x04refused"), None);
+        assert_eq!(said(Protocol::Line, b"ERR shutting down\n"), Some("shutting down"));
+        assert_eq!(said(Protocol::Line, b"ERR shutting"), None);
+    }
 
     #[test]
     fn what_is_written_is_whole_and_no_shorter_part_is() {

@@ -28,7 +28,7 @@ fn roster(endpoints: usize, room: usize, grow_at: usize) -> Roster {
     roster
 }
 
-fn exchange() -> Exchange {
+pub(super) fn exchange() -> Exchange {
     let now = Instant::now();
     let request = exchange::tests::request(b"q");
     let events = Arc::new(events::Upstream::new("u"));

@@ -39,6 +39,9 @@ struct Options {
     rate: u64,
     #[arg(long, value_enum, default_value_t = Close::First)]
     close: Close,
+    /// Milliseconds until right replies count as goodput, which they do until the last request is due.
+    #[arg(long, default_value_t = 0)]
+    settle: u64,
     /// What is not answered by then is an error.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -83,7 +86,11 @@ struct Load {
     ended: u64,
     connections: u64,
     wrong: u64,
+    /// By words.
+    refused: BTreeMap<String, u64>,
     errors: BTreeMap<String, u64>,
+    /// Right replies that are goodput.
+    good: u64,
     latencies: Histogram,
     scratch: Box<[u8]>,
 }
@@ -101,7 +108,9 @@ fn main() -> io::Result<()> {
         ended: 0,
         connections: 0,
         wrong: 0,
+        refused: BTreeMap::new(),
         errors: BTreeMap::new(),
+        good: 0,
         latencies: Histogram::default(),
         scratch: vec![0; 64 * 1024].into(),
         options,
@@ -156,6 +165,12 @@ impl Load {
         }
     }
 
+    /// Between which moments right replies are goodput.
+    fn counted(&self) -> (Duration, Duration) {
+        let last = self.options.requests.saturating_mul(1_000_000_000).checked_div(self.options.rate);
+        (Duration::from_millis(self.options.settle), last.map_or(Duration::MAX, Duration::from_nanos))
+    }
+
     fn begin(&mut self, key: usize, due: Instant) -> io::Result<Step> {
         let place = &mut self.places[key];
         self.options.protocol.write(self.issued, self.options.size, &mut place.request);
@@ -179,14 +194,20 @@ impl Load {
     }
 
     fn settle(&mut self, key: usize, result: io::Result<Step>) {
+        let (settled, last) = self.counted();
         let place = &mut self.places[key];
         match result {
             Ok(Step::Waits) => return,
             Ok(Step::Answered) => {
                 let due = place.due.take().unwrap_or(self.start);
-                self.latencies.record(due.elapsed());
                 self.ended += 1;
-                if place.reply != place.request {
+                if place.reply == place.request {
+                    self.latencies.record(due.elapsed());
+                    let at = self.start.elapsed();
+                    self.good += u64::from(at >= settled && at < last);
+                } else if let Some(words) = self.options.protocol.refusal(&place.request, &place.reply) {
+                    *self.refused.entry(words.to_owned()).or_default() += 1;
+                } else {
                     self.wrong += 1;
                 }
                 place.left -= 1;
@@ -215,17 +236,22 @@ impl Load {
     fn report(&self) {
         let seconds = self.start.elapsed().as_secs_f64();
         let errors: u64 = self.errors.values().sum();
-        let right = self.ended.saturating_sub(self.wrong + errors);
+        let refused: u64 = self.refused.values().sum();
+        let right = self.ended.saturating_sub(self.wrong + refused + errors);
+        let (settled, last) = self.counted();
+        let counted = last.min(self.start.elapsed()).saturating_sub(settled);
         println!(
             "{}",
             json!({
                 "requests": self.options.requests,
                 "right": right,
                 "wrong": self.wrong,
+                "refused": self.refused,
                 "errors": self.errors,
                 "connections": self.connections,
                 "seconds": seconds,
                 "per_second": right as f64 / seconds,
+                "goodput": self.good as f64 / counted.as_secs_f64(),
                 "latency_us": self.latencies.report(),
             })
         );
