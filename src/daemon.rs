@@ -191,7 +191,9 @@ impl Daemon {
         let prepared = daemon.prepare(&plan)?;
         let admin_sockets = bind_admin(plan.admin.as_ref())?;
         daemon.apply(plan, prepared);
-        admin_sockets.iter().for_each(|socket| process::listening("admin", socket.address()));
+        for socket in &admin_sockets {
+            process::listening("admin", socket.address());
+        }
         tokio::spawn(admin::run(admin_sockets, daemon.state.clone(), daemon.admin.watch()));
         Ok(daemon)
     }
@@ -267,7 +269,9 @@ impl Daemon {
         let generations = self.generations();
         self.running.drain();
         self.sockets.drain();
-        generations.iter().for_each(|generation| generation.drain_front());
+        for generation in &generations {
+            generation.front.drain();
+        }
         let (sockets, places) = (&mut self.sockets, &self.process.places);
         let quiet = async {
             sockets.closed().await;
@@ -286,17 +290,25 @@ impl Daemon {
             ended => ended,
         };
         self.sockets.stop();
-        generations.iter().for_each(|generation| generation.stop_front());
+        for generation in &generations {
+            generation.front.stop();
+        }
         // A session that is not waited for would end with its thread, and its client take that for a plain end.
         let _ = timeout(FRONT_PATIENCE, self.process.places.all_returned()).await;
         if ended == Ended::Cut {
-            generations.iter().for_each(|generation| generation.stop_back());
+            for generation in &generations {
+                generation.back.stop();
+            }
         }
-        generations.iter().for_each(|generation| generation.drain_back());
+        for generation in &generations {
+            generation.back.drain();
+        }
         let keepers = &mut self.keepers;
         let closed = async { while keepers.join_next().await.is_some() {} };
         if timeout(BACK_PATIENCE, closed).await.is_err() {
-            generations.iter().for_each(|generation| generation.stop_back());
+            for generation in &generations {
+                generation.back.stop();
+            }
         }
         self.admin.stop();
         // The last closes, and the admin endpoint's own socket file.
@@ -333,3 +345,6 @@ fn bind_admin(settings: Option<&admin::Settings>) -> Result<Vec<net::Listener>, 
     }
     Ok(sockets)
 }
+
+#[cfg(test)]
+mod tests;

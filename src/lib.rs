@@ -47,7 +47,8 @@
 //! upstream on its home; upstreams have their homes in turn. All workers accept from the same listening sockets.
 //!
 //! Locks are taken in this order: queue, exchange, pipe of [parts](wire::parts). The lists of idle clients, idle
-//! limits, permits, the pools under a cap, semaphores and rate limits are leaves; under the target of a listener a session is begun. None is held across an await; nobody is woken, and nothing that wakes is dropped,
+//! limits, permits, the pools under a cap, semaphores and rate limits are leaves; under the aim of a listener a client
+//! is accepted and its session begun. None is held across an await; nobody is woken, and nothing that wakes is dropped,
 //! under queue or exchange. What must not come apart happens under one lock: a state and the waker for it; the end
 //! of an exchange and its place in the queue; the last part of a message and its end.
 //!

@@ -118,7 +118,8 @@ impl Listener {
         Self { socket, aim: Aim::new(target), turn: Arc::default() }
     }
 
-    /// The same socket for another worker, with an aim of its own.
+    /// The same socket as another worker has it, with an aim of its own.
+    #[must_use]
     pub fn share(&self, socket: net::Listener) -> Self {
         Self { socket, aim: Aim::new(self.aim.now()), turn: self.turn.clone() }
     }

@@ -1,6 +1,7 @@
 //! Reloads: whatever another configuration changes, nobody who is being served notices, and a wrong one changes
 //! nothing.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+#![allow(clippy::disallowed_methods, reason = "plain threads, no runtime")]
 
 mod common;
 
@@ -261,7 +262,9 @@ fn swapped(p: &Protocol) {
     let crowds = [0, 1].map(|at| Crowd::start(*p, &sockets[at], CLIENTS, &["echo"]));
     for round in 0..20 {
         assert_eq!(daemon.reload(if round % 2 == 0 { &crossed } else { &straight }), "ok");
-        crowds.iter().for_each(|crowd| crowd.is_served(SOME));
+        for crowd in &crowds {
+            crowd.is_served(SOME);
+        }
     }
     for crowd in crowds {
         assert!(crowd.finish().iter().all(|call| call.end == End::Replied));

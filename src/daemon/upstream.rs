@@ -58,8 +58,10 @@ struct Current {
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) pool: Arc<Pool>,
-    front: Switch,
-    back: Switch,
+    /// Of its sessions.
+    pub(super) front: Switch,
+    /// Of its connections.
+    pub(super) back: Switch,
     keeper: AbortHandle,
 }
 
@@ -79,26 +81,6 @@ impl Generation {
     /// Whether all its connections are closed.
     pub(super) fn is_over(&self) -> bool {
         self.keeper.is_finished()
-    }
-
-    /// Has its sessions finish what they took in.
-    pub(super) fn drain_front(&self) {
-        self.front.drain();
-    }
-
-    /// Ends its sessions.
-    pub(super) fn stop_front(&self) {
-        self.front.stop();
-    }
-
-    /// Has its connections finish what they have.
-    pub(super) fn drain_back(&self) {
-        self.back.drain();
-    }
-
-    /// Ends its connections.
-    pub(super) fn stop_back(&self) {
-        self.back.stop();
     }
 }
 
@@ -166,10 +148,14 @@ impl Upstream {
     pub(super) fn remove(&mut self, patience: Duration) {
         self.retire();
         let leaving = self.past.clone();
-        leaving.iter().for_each(|generation| generation.drain_front());
+        for generation in &leaving {
+            generation.front.drain();
+        }
         tokio::spawn(async move {
             sleep(patience).await;
-            leaving.iter().for_each(|generation| generation.stop_front());
+            for generation in &leaving {
+                generation.front.stop();
+            }
         });
     }
 

@@ -91,7 +91,9 @@ impl Cap {
     fn pools(&self) -> MutexGuard<'_, Pools> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let Pools { all, claims } = &mut *pools;
-        [all, claims].into_iter().for_each(|list| list.retain(|queue| queue.strong_count() > 0));
+        for list in [all, claims] {
+            list.retain(|queue| queue.strong_count() > 0);
+        }
         pools
     }
 }

@@ -35,6 +35,18 @@ const UNUSED_DEATHS: u32 = 2;
 /// When it is looked again whether connections can be better spread, while the pool is at its cap.
 const SPREAD_AGAIN: Duration = Duration::from_millis(250);
 
+/// What the last look at the cap has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Room {
+    /// There was as much as was wanted.
+    #[default]
+    Enough,
+    /// There was less.
+    Short,
+    /// Other pools have all there is, and this one waits for its turn.
+    Claimed,
+}
+
 /// Keeps the connections of one pool.
 #[derive(Debug)]
 pub struct Keeper {
@@ -52,10 +64,7 @@ pub struct Keeper {
     kept: Vec<Kept>,
     /// The endpoint that wins the next tie.
     turn: usize,
-    /// The cap did not allow for what was wanted at the last look.
-    capped: bool,
-    /// It has asked for the next socket under the cap.
-    claiming: bool,
+    room: Room,
     /// There were requests since an endpoint without connections was last looked for.
     touched: bool,
     /// There were requests since the last attempt that failed.
@@ -95,8 +104,7 @@ impl Keeper {
             kept: Vec::new(),
             asked: JoinSet::new(),
             turn: 0,
-            capped: false,
-            claiming: false,
+            room: Room::default(),
             touched: false,
             wanted: false,
             served: false,
@@ -125,10 +133,7 @@ impl Keeper {
             let pause_ends = self.end_pauses(now);
             self.names.start_due(now);
             let look_again =
-                [self.dial_what_is_wanted(now), self.health.next_at(), pause_ends, self.names.next_at()];
-            if !self.capped {
-                self.claim(false);
-            }
+                [self.dial_within_cap(now), self.health.next_at(), pause_ends, self.names.next_at()];
             // Every branch is cancel-safe: a finished task stays in the set until it is taken out. Whichever it
             // is, the loop looks at them all.
             tokio::select! {
@@ -138,13 +143,13 @@ impl Keeper {
                 _ = orders.changed() => self.obey(orders.borrow_and_update().clone()),
                 Some(done) = self.tasks.join_next_with_id() => self.ended(done),
                 Some(asked) = self.asked.join_next() => self.answered(asked),
-                () = &mut cap_changed, if self.capped || self.is_superseded() => self.shed_excess(),
+                () = &mut cap_changed, if self.room != Room::Enough || self.is_superseded() => self.shed_excess(),
                 () = alarm.as_mut().reached(earliest(look_again)) => {}
                 heard = self.names.next() => self.heard(heard),
                 () = back.reached(Phase::Draining) => {}
             }
         }
-        self.claim(false);
+        self.cap.disclaim(&self.core.queue);
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -163,10 +168,19 @@ impl Keeper {
         next
     }
 
+    /// As [`Keeper::dial_what_is_wanted`], and stands in nobody's way for what is wanted no longer.
+    fn dial_within_cap(&mut self, now: Instant) -> Option<Instant> {
+        let before = std::mem::take(&mut self.room);
+        let look_again = self.dial_what_is_wanted(now);
+        if before == Room::Claimed && self.room != Room::Claimed {
+            self.cap.disclaim(&self.core.queue);
+        }
+        look_again
+    }
+
     /// Opens connections as long as another one is wanted and allowed; returns when to look again if it is
     /// wanted and must wait.
     fn dial_what_is_wanted(&mut self, now: Instant) -> Option<Instant> {
-        self.capped = false;
         loop {
             let demand = self.core.queue.demand();
             if demand.open >= self.settings.min_connections {
@@ -203,9 +217,13 @@ impl Keeper {
     /// The pool is at its cap, of which the end of a connection tells the keeper. What there is may still be spread
     /// better; returns when to look again at that.
     fn make_do(&mut self, needy: Option<usize>, demand: &Demand, now: Instant) -> Option<Instant> {
-        self.capped = true;
         let asked = demand.has_waiting() || (demand.down && demand.touched);
-        self.claim(asked && demand.open + demand.connecting == 0);
+        if asked && demand.open + demand.connecting == 0 {
+            self.room = Room::Claimed;
+            self.cap.claim(&self.core.queue);
+        } else {
+            self.room = Room::Short;
+        }
         let worth_at = needy.and_then(|needy| self.kept[needy].backoff.worth_at()).filter(|at| *at > now);
         match needy {
             Some(_) if worth_at.is_some() => self.core.queue.set_full(),
@@ -216,16 +234,6 @@ impl Keeper {
             self.core.queue.make_use_of_cap();
         }
         worth_at.or(needy.map(|_| now + SPREAD_AGAIN))
-    }
-
-    /// Asks for the next socket under the cap, or does no longer: other pools have them all.
-    fn claim(&mut self, claims: bool) {
-        if claims {
-            self.cap.claim(&self.core.queue);
-        } else if self.claiming {
-            self.cap.disclaim(&self.core.queue);
-        }
-        self.claiming = claims;
     }
 
     fn wants_more(&self, demand: &Demand) -> bool {
