@@ -62,6 +62,30 @@ fn what_is_wrong_is_said_exactly() {
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
+/// Service records need a feature; without it the remedy is told. A listener never has them.
+#[test]
+fn service_records_are_for_builds_that_look_them_up() {
+    let folder = std::env::temp_dir().join(format!("warmline-srv-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    let check = |listen: &str| {
+        let endpoints = "endpoints = \"srv:_users._tcp.internal\"\nprotocol = \"line\"\n";
+        fs::write(folder.join("srv.toml"), format!("[upstreams.users]\nlisten = {listen:?}\n{endpoints}"))
+            .unwrap();
+        let output = warmline(&folder, &["check", "srv.toml"]);
+        (output.status.code(), text(&output.stderr).to_owned())
+    };
+    let (code, said) = check("127.0.0.1:7600");
+    if cfg!(feature = "dns") {
+        assert_eq!(code, Some(0), "{said}");
+    } else {
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.contains("srv.toml:3:13") && said.contains("build with `--features dns`"), "{said}");
+    }
+    let (code, said) = check("srv:_users._tcp.internal");
+    assert!(code == Some(78) && said.contains("no address of this host"), "{said}");
+    fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn what_is_wrong_is_said_to_machines() {
     let output = warmline(&fixtures("invalid"), &["check", "stall.toml", "--format", "json"]);

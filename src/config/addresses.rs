@@ -10,7 +10,7 @@ use super::file;
 use super::forms::Endpoint;
 use super::report::Report;
 use super::units::{List, Text};
-use crate::net::{Address, MAX_PATH, TEMPORARY_NAME};
+use crate::net::{Address, HAS_SRV, MAX_PATH, TEMPORARY_NAME};
 use crate::{admin, pool};
 
 /// Addresses of one listener.
@@ -120,6 +120,10 @@ pub(super) fn endpoints(
         if matches!(endpoint, Address::Tcp { port: 0, .. }) {
             let help = "write the port that the server listens on";
             report.wrong(at, &key, "nothing can be reached at port 0", help.to_owned());
+        }
+        if matches!(endpoint, Address::Srv(_)) && !HAS_SRV {
+            let help = "build with `--features dns`, or write a host and its port";
+            report.wrong(at, &key, "this build has no service records", help.to_owned());
         }
         if endpoints[..place].iter().any(|other| other.address == *endpoint) {
             report.wrong(at, &key, format!("`{endpoint}` is given twice"), "write it once".to_owned());

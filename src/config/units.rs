@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
-use super::words::{self, HELP, said};
+use super::words::{self, HELP};
 use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::{Address, BadAddress};
@@ -222,10 +222,6 @@ impl Written for Address {
     const EXPECTED: &'static str = "an address as in \"127.0.0.1:7600\" or \"unix:/run/name.sock\"";
 
     fn parse(text: &str) -> Result<Self, words::Words> {
-        if text.starts_with("srv:") {
-            let message = "`srv:` names are not supported by this version yet";
-            return Err(said(message, "write a host and its port, as in \"users.internal:9090\""));
-        }
         if let Some((scheme, rest)) = text.split_once("://") {
             let help = format!("leave `{scheme}://` away, as in `{}`", rest.trim_end_matches('/'));
             return Err(("an address has no scheme".into(), Some(help)));

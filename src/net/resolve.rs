@@ -1,4 +1,4 @@
-//! Looking names up: what the system's resolver knows of a host.
+//! Looking names up: what the system's resolver knows of a host, and what records say of a service.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -8,10 +8,12 @@ use socket2::{Domain, Socket, Type};
 use tokio::task::spawn_blocking;
 
 use super::Address;
+#[cfg(feature = "dns")]
+use super::records::{services, ttl};
 
-/// Looks names up. Clones are the same look-up.
-#[derive(Clone, Debug, Default)]
-pub struct Lookup {}
+/// Looks names up.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup;
 
 /// What a name stands for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +59,7 @@ impl Lookup {
     pub async fn resolve(&self, name: &Address) -> io::Result<Answer> {
         let answer = match name {
             Address::Tcp { host, port } => hosts(host, *port).await?,
-            Address::Srv(_) => return Err(not_found("this build looks no service records up")),
+            Address::Srv(name) => services(name).await?,
             Address::Unix(_) => return Err(not_found("a unix socket is no name")),
         };
         Ok(Answer { found: prefer(answer.found, is_reachable), ..answer })
@@ -74,8 +76,18 @@ fn prefer(found: Vec<Found>, good: impl Fn(SocketAddr) -> bool) -> Vec<Found> {
 pub const HAS_SRV: bool = cfg!(feature = "dns");
 
 async fn hosts(host: &str, port: u16) -> io::Result<Answer> {
-    let found = addresses(host, port, ()).await?.into_iter().map(Found::from).collect();
-    Ok(Answer { found, ttl: None })
+    let (found, ttl) = tokio::join!(addresses(host, port, ()), ttl(host));
+    Ok(Answer { found: found?.into_iter().map(Found::from).collect(), ttl })
+}
+
+#[cfg(not(feature = "dns"))]
+async fn ttl(_: &str) -> Option<Duration> {
+    None
+}
+
+#[cfg(not(feature = "dns"))]
+async fn services(_: &str) -> io::Result<Answer> {
+    Err(not_found("this build has no service records"))
 }
 
 /// The addresses of a host by the system's resolver. Nothing can cut it short; what is `held` is held until it ends.
@@ -92,7 +104,7 @@ pub(super) async fn addresses(
     found.await?.map_err(|fault: io::Error| not_found(fault))
 }
 
-fn not_found(fault: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+pub(super) fn not_found(fault: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, fault)
 }
 
@@ -109,7 +121,7 @@ mod tests {
     use super::*;
 
     async fn resolve(name: &str) -> io::Result<Answer> {
-        Lookup::default().resolve(&name.parse().unwrap()).await
+        Lookup.resolve(&name.parse().unwrap()).await
     }
 
     #[tokio::test]

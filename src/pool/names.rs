@@ -37,8 +37,8 @@ pub trait Resolver: fmt::Debug + Send + Sync {
 
 impl Resolver for Lookup {
     fn resolve(&self, name: &Address) -> Resolving {
-        let (lookup, name) = (self.clone(), name.clone());
-        Box::pin(async move { lookup.resolve(&name).await })
+        let name = name.clone();
+        Box::pin(async move { Lookup.resolve(&name).await })
     }
 }
 
@@ -80,7 +80,7 @@ struct Name {
     address: Address,
     /// The last answer, sorted; empty = there was none yet.
     found: Vec<Found>,
-    /// How long an answer holds.
+    /// How long an answer holds, as was last known.
     holds: Option<Duration>,
     backoff: Backoff,
     /// When it is to be looked up next.
@@ -209,7 +209,7 @@ impl Names {
         let Answer { mut found, ttl } = answer;
         found.sort_unstable_by_key(|found| (found.address, found.backup));
         found.dedup_by_key(|found| found.address);
-        (name.holds, name.backoff) = (ttl, Backoff::default());
+        (name.holds, name.backoff) = (ttl.or(name.holds), Backoff::default());
         name.due = now + pause(self.resolve, name.holds);
         self.events.resolved(&name.address);
         if name.found == found {

@@ -10,7 +10,7 @@ use crate::protocol::Request;
 use crate::wire::{Charge, parts};
 use crate::{events, exchange};
 
-fn settings(room: usize, max_waiting: usize) -> Settings {
+pub(super) fn settings(room: usize, max_waiting: usize) -> Settings {
     let (grow_at, max_uploads, min_connections, eject_after) = (1, 1, 1, 5);
     let retry = Retry { attempts: 2, per_thousand: 200 };
     let (rule, slow_start) = (Rule::LeastInFlight, Duration::ZERO);
@@ -27,53 +27,63 @@ fn settings(room: usize, max_waiting: usize) -> Settings {
     }
 }
 
-fn share(place: usize, weight: u32) -> Share {
+pub(super) fn share(place: usize, weight: u32) -> Share {
     Share { weight, backup: false, seed: rendezvous::hash(&place.to_be_bytes()) }
 }
 
 /// A queue and everything around it, under a name for each exchange.
-struct Rig {
-    queue: Arc<Queue>,
+pub(super) struct Rig {
+    pub(super) queue: Arc<Queue>,
     events: Arc<events::Upstream>,
-    tickets: BTreeMap<u64, Ticket>,
-    seats: Vec<(Seat, Vec<Exchange>, bool)>,
+    pub(super) tickets: BTreeMap<u64, Ticket>,
+    pub(super) seats: Vec<(Seat, Vec<Exchange>, bool)>,
     next: u64,
 }
 
 impl Rig {
-    fn new(room: usize, max_waiting: usize) -> Self {
+    pub(super) fn new(room: usize, max_waiting: usize) -> Self {
         Self::of(settings(room, max_waiting))
     }
 
-    fn of(settings: Settings) -> Self {
+    pub(super) fn of(settings: Settings) -> Self {
         let queue = Queue::new(settings);
         (0..2).for_each(|place| queue.set_endpoint(place, share(place, 1)));
         let events = Arc::new(events::Upstream::new("u"));
         Self { queue, events, tickets: BTreeMap::new(), seats: Vec::new(), next: 0 }
     }
 
-    fn push(&mut self) -> u64 {
+    pub(super) fn push(&mut self) -> u64 {
         self.push_as(false)
     }
 
     fn push_as(&mut self, in_parts: bool) -> u64 {
+        self.push_one(in_parts, 0, None)
+    }
+
+    /// Of a client with so many outstanding, and with a key.
+    pub(super) fn push_with(&mut self, ahead: usize, key: Option<u64>) -> u64 {
+        self.push_one(false, ahead, key)
+    }
+
+    fn push_one(&mut self, in_parts: bool, ahead: usize, key: Option<u64>) -> u64 {
         let now = Instant::now();
         let bytes = Bytes::copy_from_slice(&self.next.to_be_bytes());
         let mut request = Request::new(bytes, false);
         request.rest = in_parts.then(|| parts::pipe(parts::CAPACITY, Charge::none()).1);
-        let (exchange, ticket) =
+        let (mut exchange, ticket) =
             exchange::open(request, false, now, Some(now + Duration::from_secs(9)), &self.events);
+        (exchange.ahead, exchange.key) = (ahead, key);
         self.queue.push(exchange);
         self.tickets.insert(self.next, ticket);
         self.next += 1;
         self.next - 1
     }
 
-    fn join(&mut self, endpoint: usize) {
+    pub(super) fn join(&mut self, endpoint: usize) {
         self.seats.push((self.queue.connecting(endpoint).join(), Vec::new(), false));
     }
 
-    fn take(&mut self, seat: usize) -> Option<u64> {
+    pub(super) fn take(&mut self, seat: usize) -> Option<u64> {
         let (seat, taken, _) = &mut self.seats[seat];
         let exchange = seat.take()?;
         let name = name(&exchange);
@@ -81,7 +91,7 @@ impl Rig {
         Some(name)
     }
 
-    fn finish(&mut self, seat: usize) -> Option<u64> {
+    pub(super) fn finish(&mut self, seat: usize) -> Option<u64> {
         let (seat, taken, _) = &mut self.seats[seat];
         if taken.is_empty() {
             return None;
@@ -92,7 +102,7 @@ impl Rig {
         Some(name(&exchange))
     }
 
-    fn answer(&mut self, name: u64) -> Option<exchange::Answer> {
+    pub(super) fn answer(&mut self, name: u64) -> Option<exchange::Answer> {
         let ticket = self.tickets.get_mut(&name)?;
         match ticket.poll_answer(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
             std::task::Poll::Ready(answer) => Some(answer),

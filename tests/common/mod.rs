@@ -14,6 +14,7 @@ mod endpoint;
 pub(crate) mod kernel;
 mod peers;
 mod protocols;
+mod reload;
 pub(crate) mod stream;
 
 #[path = "../rig/message.rs"]
@@ -99,8 +100,8 @@ impl Drop for Folder {
     }
 }
 
-/// Whether this process is in a network of its own. If not, runs the test called `name` again in one, with
-/// `somaxconn` at 16384, and requires that it passes there.
+/// Whether this process is in a network of its own, where what it mounts is seen by nobody else. If not, runs the test
+/// called `name` again in one, with `somaxconn` at 16384, and requires that it passes there.
 pub(crate) fn in_own_network(name: &str) -> bool {
     const INSIDE: &str = "WARMLINE_TEST_OWN_NETWORK";
     if std::env::var_os(INSIDE).is_some() {
@@ -111,7 +112,7 @@ pub(crate) fn in_own_network(name: &str) -> bool {
     let words = if root { vec!["unshare"] } else { vec!["sudo", "-n", "--preserve-env", "unshare"] };
     let output = std::process::Command::new(words[0])
         .args(&words[1..])
-        .args(["-n", "sh", "-c", script])
+        .args(["-n", "-m", "sh", "-c", script])
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])
         .env(INSIDE, "1")

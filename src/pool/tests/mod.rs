@@ -1,6 +1,8 @@
 //! The pool in paused time, its queue, keeper and connections together.
 //! Long because it is a list: one story after another, none needing the next.
 
+mod balance;
+mod generations;
 mod health;
 mod idle_limit;
 mod retries;

@@ -81,7 +81,7 @@ impl Connector for Script {
 
 /// Connections from `connector`, and names that nobody knows.
 pub(crate) fn means(connector: Arc<dyn Connector>, cap: usize) -> Means {
-    Means { connector, resolver: Arc::new(Lookup::default()), cap: Cap::new(cap) }
+    Means { connector, resolver: Arc::new(Lookup), cap: Cap::new(cap) }
 }
 
 /// A pool and its surroundings.
@@ -141,11 +141,22 @@ impl World {
     }
 
     pub(crate) fn within(settings: Settings, protocol: Arc<dyn Protocol>, budget: Budget) -> Self {
+        let cap = Cap::new(settings.max_connections);
+        Self::under(&cap, settings, protocol, budget)
+    }
+
+    /// A pool that shares its cap with others.
+    pub(crate) fn under(
+        cap: &Arc<Cap>,
+        settings: Settings,
+        protocol: Arc<dyn Protocol>,
+        budget: Budget,
+    ) -> Self {
         let events = Arc::new(events::Upstream::new("u"));
         let back = Switch::new();
         let (doors, receiver) = mpsc::channel(64);
         let script = Arc::new(Script { doors, failures: Mutex::default(), closed: Mutex::default() });
-        let means = means(script.clone(), settings.max_connections);
+        let means = Means { cap: cap.clone(), ..means(script.clone(), 0) };
         let (pool, keeper) = Pool::new(settings, protocol, events.clone(), budget, back.watch(), means);
         let keeper = tokio::spawn(keeper.run());
         Self { pool, events, back, keeper, script, doors: receiver }
@@ -254,11 +265,16 @@ pub(crate) struct Server {
 impl Server {
     /// The next message: flags, id, payload.
     pub(crate) async fn receive(&mut self) -> (u8, u16, Vec<u8>) {
+        self.try_receive().await.unwrap()
+    }
+
+    /// The same, if the connection does not end before.
+    pub(crate) async fn try_receive(&mut self) -> Option<(u8, u16, Vec<u8>)> {
         let mut head = [0; 4];
-        self.wire.read_exact(&mut head).await.unwrap();
+        self.wire.read_exact(&mut head).await.ok()?;
         let mut payload = vec![0; usize::from(head[0]) - 4];
-        self.wire.read_exact(&mut payload).await.unwrap();
-        (head[1], u16::from_be_bytes([head[2], head[3]]), payload)
+        self.wire.read_exact(&mut payload).await.ok()?;
+        Some((head[1], u16::from_be_bytes([head[2], head[3]]), payload))
     }
 
     /// Whether nothing arrives now.

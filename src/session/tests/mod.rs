@@ -68,6 +68,7 @@ impl Front {
             budget,
             idle: IdleClients::default(),
             front: switch.watch(),
+            back: world.back.hold(),
         });
         Self { world, shared, switch }
     }
