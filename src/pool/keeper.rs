@@ -230,7 +230,7 @@ impl Keeper {
             Some(needy) => self.core.queue.make_room(needy),
             None => {}
         }
-        if demand.wanting > 0 {
+        if demand.wanting > 0 || needy.is_some() {
             self.core.queue.make_use_of_cap();
         }
         worth_at.or(needy.map(|_| now + SPREAD_AGAIN))

@@ -352,7 +352,11 @@ impl Inner {
                 self.refused.push((last, Refusal::QueueFull));
                 self.put_back([exchange]);
             }
-            None => self.refused.push((exchange, Refusal::QueueFull)),
+            None => {
+                // Who is refused takes no turn: asking again and again makes nobody older.
+                self.arrivals -= 1;
+                self.refused.push((exchange, Refusal::QueueFull));
+            }
         }
     }
 

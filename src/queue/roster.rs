@@ -335,12 +335,14 @@ impl Roster {
         from.open > 1 && (to.open == 0 || self.has_more(member.endpoint, endpoint))
     }
 
-    /// Has an idle connection close whose endpoint is left out, if there is one, and none is on its way out already.
+    /// Has an idle connection close whose endpoint is left out, or a backup that is not to be used, if there is one,
+    /// and none is on its way out already.
     pub(super) fn call_off_left_out(&mut self) {
-        if !self.has_better() || self.members.iter().any(|(_, m)| m.standing == Standing::Retiring) {
+        if self.members.iter().any(|(_, m)| m.standing == Standing::Retiring) {
             return;
         }
-        let unused = |m: &Member| m.in_flight == 0 && self.endpoints[m.endpoint].is_left_out();
+        let standards = self.standards();
+        let unused = |m: &Member| m.in_flight == 0 && standards.leave_out(&self.endpoints[m.endpoint]);
         let unused = self.members.iter().find(|(_, m)| unused(m)).map(|(key, _)| key);
         if let Some(key) = unused {
             self.call_off(key, CloseReason::Idle);

@@ -33,6 +33,8 @@ struct Shared {
 /// A request and what became of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
+    /// Which of the clients asked.
+    pub(crate) client: usize,
     pub(crate) nonce: u128,
     pub(crate) verb: String,
     pub(crate) end: End,
@@ -51,13 +53,13 @@ pub(crate) enum End {
 }
 
 impl Crowd {
-    /// So many clients, which ask for these verbs in turns.
+    /// So many clients, which ask for these verbs in turns, each under an id of its own.
     pub(crate) fn start(protocol: Protocol, address: &str, clients: usize, verbs: &[&str]) -> Self {
         let shared = Arc::<Shared>::default();
-        let start = |_| {
+        let start = |client| {
             let (shared, address) = (shared.clone(), address.to_owned());
             let verbs = verbs.iter().map(|verb| (*verb).to_owned()).collect::<Vec<_>>();
-            std::thread::spawn(move || shared.keep_asking(protocol, &address, &verbs))
+            std::thread::spawn(move || shared.keep_asking(client, protocol, &address, &verbs))
         };
         let threads = (0..clients).map(start).collect();
         Self { shared, threads }
@@ -103,10 +105,11 @@ impl Shared {
         self.clock.fetch_add(1, SeqCst)
     }
 
-    fn keep_asking(&self, protocol: Protocol, address: &str, verbs: &[String]) -> Vec<Call> {
+    fn keep_asking(&self, client: usize, protocol: Protocol, address: &str, verbs: &[String]) -> Vec<Call> {
         let mut calls = Vec::new();
         while !self.stop.load(SeqCst) && self.asked.fetch_add(1, SeqCst) < MOST {
-            let call = self.ask(protocol, address, &verbs[calls.len() % verbs.len()]);
+            let turn = calls.len() % verbs.len();
+            let call = Call { client, ..self.ask(protocol, address, &verbs[turn], turn as u64 + 1) };
             let replied = call.end == End::Replied;
             let (counter, pause) =
                 if replied { (&self.replied, PAUSES.0) } else { (&self.refused, PAUSES.1) };
@@ -117,10 +120,10 @@ impl Shared {
         calls
     }
 
-    fn ask(&self, protocol: Protocol, address: &str, verb: &str) -> Call {
+    fn ask(&self, protocol: Protocol, address: &str, verb: &str, id: u64) -> Call {
         let began = self.tick();
         let mut client = Client::connect(address, protocol.wire);
-        let asked = Asked::new(protocol.wire, verb, 100);
+        let asked = Asked::with_id(protocol.wire, verb, 100, id);
         client.send(&asked.bytes);
         let end = match client.message() {
             None => End::Closed,
@@ -131,6 +134,7 @@ impl Shared {
                 End::Refused
             }
         };
-        Call { nonce: asked.request.nonce, verb: verb.to_owned(), end, began, ended: self.tick() }
+        let (nonce, verb) = (asked.request.nonce, verb.to_owned());
+        Call { client: 0, nonce, verb, end, began, ended: self.tick() }
     }
 }

@@ -90,7 +90,22 @@ impl Plan {
         self.without("endpoints").set("endpoints", &format!("{addresses:?}"))
     }
 
-    fn without(mut self, key: &str) -> Self {
+    /// Carries to these endpoints, of which each has a weight.
+    pub(crate) fn weighted(self, endpoints: &[(&str, u32)]) -> Self {
+        let table = |(address, weight)| format!("{{ address = {address:?}, weight = {weight} }}");
+        let tables = endpoints.iter().copied().map(table).collect::<Vec<_>>();
+        self.without("endpoints").set("endpoints", &format!("[{}]", tables.join(", ")))
+    }
+
+    /// Carries to these endpoints, and to a backup where none of them is left.
+    pub(crate) fn with_backup(self, addresses: &[&str], backup: &str) -> Self {
+        let first = addresses.iter().map(|address| format!("{address:?}, ")).collect::<String>();
+        let list = format!("[{first}{{ address = {backup:?}, backup = true }}]");
+        self.without("endpoints").set("endpoints", &list)
+    }
+
+    /// Leaves a key of the upstream out.
+    pub(crate) fn without(mut self, key: &str) -> Self {
         let lines = self.upstream.lines().filter(|line| !line.starts_with(key));
         self.upstream = lines.fold(String::new(), |text, line| text + line + "\n");
         self
@@ -272,6 +287,11 @@ impl Daemon {
         self.metrics().sum(name, labels)
     }
 
+    /// What a gauge of the upstream that has time in it tells.
+    pub(crate) fn seconds(&self, name: &str) -> Duration {
+        Duration::from_secs_f64(self.metrics().value(name, &[("upstream", UPSTREAM)]))
+    }
+
     /// Requests that ended in this way.
     pub(crate) fn outcome(&self, outcome: &str) -> u64 {
         self.metric("requests_total", &[("upstream", UPSTREAM), ("outcome", outcome)])
@@ -394,6 +414,11 @@ pub(crate) struct Metrics(String);
 impl Metrics {
     /// The sum of a metric over all series that have these labels.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        format!("{:.0}", self.value(name, labels)).parse().unwrap()
+    }
+
+    /// The same, with its fractions.
+    pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let name = format!("warmline_{name}");
         let series = |line: &str| {
             Some(line.strip_prefix(&name)?.rsplit_once(' ')?).map(|(l, v)| (l.to_owned(), v.parse::<f64>()))
@@ -410,7 +435,7 @@ impl Metrics {
         let sum =
             all.into_iter().filter(|(text, _)| has_all(text)).map(|(_, value)| value.unwrap()).sum::<f64>();
         assert!(sum >= 0.0, "{name} is {sum}");
-        format!("{sum:.0}").parse().unwrap()
+        sum
     }
 }
 

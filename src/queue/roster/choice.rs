@@ -58,7 +58,7 @@ impl Standards {
     }
 
     /// Whether it gets nothing, however little it has.
-    fn leave_out(self, endpoint: &Endpoint) -> bool {
+    pub(super) fn leave_out(self, endpoint: &Endpoint) -> bool {
         endpoint.removed || !self.reach(endpoint) || (self.good && endpoint.is_left_out())
     }
 }
@@ -80,8 +80,9 @@ impl Roster {
             let fits = if in_parts { m.takes(1) } else { m.takes(self.room) && self.reserved != Some(*key) };
             fits && only.is_none_or(|only| only == m.endpoint) && standards.admit(&self.endpoints[m.endpoint])
         });
+        let level = self.level(standards, now);
         let preference =
-            |m: &Member| (Some(m.endpoint) == avoid, self.rank(m.endpoint, now), self.preference(m));
+            |m: &Member| (Some(m.endpoint) == avoid, self.rank(m.endpoint, level, now), self.preference(m));
         candidates.min_by_key(|(_, m)| preference(m)).map(|(key, _)| key)
     }
 
@@ -110,8 +111,18 @@ impl Roster {
         can_wait(self.standards(), &self.endpoints[endpoint])
     }
 
+    /// The least that an endpoint would have in flight for its weight with one more. Who has less than that has not had
+    /// more than its share: among those, turns decide, so that weights hold where few are in flight as well.
+    fn level(&self, standards: Standards, now: Option<Instant>) -> u64 {
+        if self.endpoints.len() == 1 || self.rule == Rule::RoundRobin {
+            return 0;
+        }
+        let usable = self.endpoints.iter().filter(|it| it.open > 0 && standards.admit(it));
+        usable.map(|it| (it.in_flight as u64 + 1) * self.stride(it, now)).min().unwrap_or(0)
+    }
+
     /// Of one endpoint; smaller is better.
-    fn rank(&self, endpoint: usize, now: Option<Instant>) -> (u64, i64, usize) {
+    fn rank(&self, endpoint: usize, level: u64, now: Option<Instant>) -> (u64, i64, usize) {
         if self.endpoints.len() == 1 {
             return (0, 0, endpoint);
         }
@@ -120,6 +131,7 @@ impl Roster {
             Rule::LeastInFlight | Rule::Hash => it.in_flight as u64 * self.stride(it, now),
             Rule::RoundRobin => 0,
         };
+        let load = if load < level { 0 } else { load };
         (load, self.ahead(it, now), endpoint)
     }
 
@@ -151,10 +163,12 @@ impl Roster {
         if self.room > 1 || self.rule == Rule::Hash {
             return false;
         }
-        let (standards, given) = (self.standards(), self.rank(endpoint, now));
+        let standards = self.standards();
+        let level = self.level(standards, now);
+        let given = self.rank(endpoint, level, now);
         let missed = (0..self.endpoints.len()).find(|other| {
             let it = &self.endpoints[*other];
-            let (load, mut ahead, _) = self.rank(*other, now);
+            let (load, mut ahead, _) = self.rank(*other, level, now);
             if self.rule == Rule::RoundRobin {
                 ahead = ahead.saturating_add_unsigned(MISSED * self.stride(it, now));
             }
