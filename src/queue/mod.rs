@@ -347,16 +347,13 @@ impl Inner {
     /// The queue is full: who has the last turn of all is refused.
     fn take_the_place_of_the_last(&mut self, exchange: Exchange) {
         let last = self.waiting.last().filter(|last| exchange.turn < last.turn && !last.tried.begun);
-        match last.map(|last| last.turn).and_then(|turn| self.waiting.remove(turn)) {
-            Some(last) => {
-                self.refused.push((last, Refusal::QueueFull));
-                self.put_back([exchange]);
-            }
-            None => {
-                // Who is refused takes no turn: asking again and again makes nobody older.
-                self.arrivals -= 1;
-                self.refused.push((exchange, Refusal::QueueFull));
-            }
+        if let Some(last) = last.map(|last| last.turn).and_then(|turn| self.waiting.remove(turn)) {
+            self.refused.push((last, Refusal::QueueFull));
+            self.put_back([exchange]);
+        } else {
+            // Who is refused takes no turn: asking again and again makes nobody older.
+            self.arrivals -= 1;
+            self.refused.push((exchange, Refusal::QueueFull));
         }
     }
 
