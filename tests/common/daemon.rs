@@ -99,8 +99,8 @@ impl Plan {
 
     /// Carries to these endpoints, and to a backup where none of them is left.
     pub(crate) fn with_backup(self, addresses: &[&str], backup: &str) -> Self {
-        let first = addresses.iter().map(|address| format!("{address:?}, ")).collect::<String>();
-        let list = format!("[{first}{{ address = {backup:?}, backup = true }}]");
+        let first: Vec<_> = addresses.iter().map(|address| format!("{address:?}")).collect();
+        let list = format!("[{}, {{ address = {backup:?}, backup = true }}]", first.join(", "));
         self.without("endpoints").set("endpoints", &list)
     }
 
