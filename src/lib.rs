@@ -47,13 +47,22 @@
 //! upstream on its home; upstreams have their homes in turn. All workers accept from the same listening sockets.
 //!
 //! Locks are taken in this order: queue, exchange, pipe of [parts](wire::parts). The lists of idle clients, idle
-//! limits, semaphores and rate limits are leaves. None is held across an await; nobody is woken, and nothing that wakes is dropped,
+//! limits, permits, the pools under a cap, semaphores and rate limits are leaves; under the aim of a listener a client
+//! is accepted and its session begun. None is held across an await; nobody is woken, and nothing that wakes is dropped,
 //! under queue or exchange. What must not come apart happens under one lock: a state and the waker for it; the end
 //! of an exchange and its place in the queue; the last part of a message and its end.
 //!
 //! Between two looks at what others change, it may have changed. So a task looks once, and first: a phase by
 //! [`lifecycle::Watch::look`], the room of a pipe before it decides what to wait for, its seat before it reads what
 //! must not meet a request.
+//!
+//! # Reload
+//!
+//! A new plan is checked, and its sockets are bound, before anything is touched. An upstream whose connections can live
+//! with the change is retuned: the same queue under other settings. Else another generation of it begins, with switches of
+//! its own; a session keeps the one it had at accept, and the last session of a past one drains its connections. All
+//! generations are under one [cap](pool::Cap); one that has no socket and something to send has the next one. Listening
+//! sockets are [aimed](listener::Aim) anew, and closed only if their address is gone.
 //!
 //! # What never happens
 //!

@@ -1,6 +1,8 @@
 //! Phases of the daemon's two halves: a [`Switch`] moves one way, from running to draining to
 //! stopped, and every [`Watch`] made from it sees the move. Signals end up here and nowhere else. And the
-//! [`Alarm`] by which a task keeps its deadlines.
+//! [`Alarm`] by which a task keeps its deadlines, and the [`Permits`] that bound what there is of something.
+
+mod permits;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -10,6 +12,8 @@ use std::task::{Context, Poll, Waker};
 use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::time::{Instant, Sleep, sleep_until};
+
+pub use permits::{Permit, Permits};
 
 /// How far a shutdown has come. Phases only move forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +70,25 @@ impl Shared {
     fn waiting(&self) -> MutexGuard<'_, Slab<Waker>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn advance(&self, to: Phase) {
+        if self.phase.fetch_max(to as u8, Ordering::AcqRel) < to as u8 {
+            self.waiting().iter().for_each(|(_, waker)| waker.wake_by_ref());
+        }
+    }
+}
+
+/// Keeps a half running: when the last clone is gone, it drains.
+#[derive(Clone, Debug)]
+pub struct Hold(#[expect(dead_code, reason = "kept for its drop")] Arc<Held>);
+
+#[derive(Debug)]
+struct Held(Arc<Shared>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.advance(Phase::Draining);
+    }
 }
 
 impl Switch {
@@ -81,23 +104,22 @@ impl Switch {
 
     /// Asks everyone to finish what they have.
     pub fn drain(&self) {
-        self.advance(Phase::Draining);
+        self.0.advance(Phase::Draining);
+    }
+
+    /// Has it drain when the last clone of the result is gone.
+    pub fn hold(&self) -> Hold {
+        Hold(Arc::new(Held(self.0.clone())))
     }
 
     /// Asks everyone to end at once.
     pub fn stop(&self) {
-        self.advance(Phase::Stopped);
+        self.0.advance(Phase::Stopped);
     }
 
     /// The phase now.
     pub fn phase(&self) -> Phase {
         self.0.phase()
-    }
-
-    fn advance(&self, to: Phase) {
-        if self.0.phase.fetch_max(to as u8, Ordering::AcqRel) < to as u8 {
-            self.0.waiting().iter().for_each(|(_, waker)| waker.wake_by_ref());
-        }
     }
 }
 
@@ -277,6 +299,17 @@ mod tests {
         let later = now + std::time::Duration::from_secs(1);
         assert_eq!(earliest([None, Some(later), Some(now), None]), Some(now));
         assert_eq!(earliest([None, None]), None);
+    }
+
+    #[tokio::test]
+    async fn the_last_hold_drains() {
+        let switch = Switch::new();
+        let first = switch.hold();
+        let second = first.clone();
+        drop(first);
+        assert_eq!(switch.phase(), Phase::Running);
+        drop(second);
+        assert_eq!(switch.phase(), Phase::Draining);
     }
 
     #[tokio::test]

@@ -11,6 +11,14 @@ pub fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
+/// The configuration is read again; [`ready`] must follow.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(fault) => process::notify_failed(&fault),
+    }
+}
+
 /// The daemon is draining.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
@@ -38,6 +46,7 @@ mod tests {
     #[test]
     fn speaks() {
         super::ready();
+        super::reloading();
         super::status("10 pools\nREADY=0");
         super::stopping();
     }
@@ -64,7 +73,11 @@ mod tests {
             let length = manager.recv(&mut buffer).ok()?;
             Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
         });
-        assert_eq!(told.collect::<Vec<_>>(), ["READY=1\n", "STATUS=10 pools READY=0\n", "STOPPING=1\n"]);
+        let mut told: Vec<_> = told.collect();
+        let reloading = told.remove(1);
+        assert_eq!(told, ["READY=1\n", "STATUS=10 pools READY=0\n", "STOPPING=1\n"]);
+        let now = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().trim_end();
+        assert!(now.parse::<u64>().unwrap() > 0);
     }
 
     #[test]

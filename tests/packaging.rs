@@ -44,6 +44,7 @@ fn the_unit_waits_for_readiness_and_for_the_drain() {
     is("Service.Type", "notify");
     is("Service.NotifyAccess", "main");
     is("Service.ExecStart", "/usr/bin/warmline run --config /etc/warmline/warmline.toml");
+    is("Service.ExecReload", "/bin/kill -HUP $MAINPID");
     is("Service.Restart", "on-failure");
     is("Service.RuntimeDirectory", "warmline");
     let stop = &unit["Service.TimeoutStopSec"][0];

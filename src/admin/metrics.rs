@@ -91,11 +91,18 @@ impl Out<'_, '_> {
         let mut build = self.encoder.encode_descriptor("build", "What runs here", None, MetricType::Info)?;
         build.encode_info(&version)?;
 
-        let snapshot = &self.page.snapshot;
+        let page = self.page;
+        let snapshot = &page.snapshot;
         self.total("memory_budget_bytes", "Byte budget of all buffers", snapshot.memory_budget)?;
         self.total("memory_used_bytes", "Bytes taken from the budget", snapshot.memory_used)?;
         self.total("open_fds", "File descriptors open", snapshot.open_fds)?;
-        self.total("max_fds", "File descriptors allowed", snapshot.max_fds)
+        self.total("max_fds", "File descriptors allowed", snapshot.max_fds)?;
+        let mut reloads =
+            self.family("config_reloads", "Reloads of the configuration, by result", MetricType::Counter)?;
+        for (result, count) in page.snapshot.reloads.results.iter() {
+            count_into(&mut reloads, &[("result", result.as_str())], count)?;
+        }
+        Ok(())
     }
 
     fn requests(&mut self) -> fmt::Result {

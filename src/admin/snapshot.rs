@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub open_fds: u64,
     /// File descriptors allowed: the soft limit.
     pub max_fds: u64,
+    /// The reloads of the configuration.
+    pub reloads: Arc<events::process::Reloads>,
     /// Every upstream once.
     pub upstreams: Vec<Upstream>,
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::{Exit, fail, show};
 use crate::config::{Plan, Source};
-use crate::daemon::{self, Ended};
+use crate::daemon::{self, Ended, Reloader};
 use crate::events::log;
 
 #[derive(Debug, clap::Args)]
@@ -42,10 +42,15 @@ pub(super) fn run(args: &Args) -> Exit {
             return wrong;
         }
     };
-    if let Err(error) = log::init(&plan.log.level, plan.log.format) {
-        return fail(Exit::Failed, error);
-    }
-    match daemon::run(plan) {
+    let level = match log::init(&plan.log.level, plan.log.format) {
+        Ok(level) => level,
+        Err(error) => return fail(Exit::Failed, error),
+    };
+    let reloader = args.config.clone().map(|path| {
+        let load = Box::new(move || Plan::new(&Source::read(&path)?));
+        Reloader { load, level }
+    });
+    match daemon::run(plan, reloader) {
         Ok(Ended::Drained) => Exit::Done,
         Ok(Ended::Cut) => {
             fail(Exit::Cut, "requests were cut: the drain deadline passed, or a second signal came")

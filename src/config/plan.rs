@@ -56,6 +56,8 @@ pub struct Upstream {
     pub protocol: Arc<dyn Protocol>,
     /// Readiness waits for it.
     pub required: bool,
+    /// The least `limits.memory` in which its messages fit, in bytes.
+    pub memory_floor: u64,
     /// Its listeners.
     pub listener: listener::Settings,
     /// Its sessions.

@@ -61,7 +61,7 @@ pub(super) fn upstream(
         None => report.missing(at, "protocol", "\"netty4\"` or `protocol = \"line\""),
     }?;
     let pool = pool(report, at, &inherit(it.pool, defaults.pool.as_ref()), &*protocol);
-    check_memory(report, at, limits, &*protocol, &pool);
+    let memory_floor = memory_floor(report, at, limits, &*protocol, &pool);
     let written = inherit(it.health, defaults.health.as_ref());
     let health = health::health(report, at, &written, &*protocol);
     let written = inherit(it.retry, defaults.retry.as_ref());
@@ -71,6 +71,7 @@ pub(super) fn upstream(
 
     Some(Upstream {
         required: it.required.unwrap_or(true),
+        memory_floor,
         listener: listener::Settings {
             addresses: listen?,
             access,
@@ -323,7 +324,13 @@ fn max_in_flight(
     if mode == Mode::Exclusive { 1 } else { room }
 }
 
-fn check_memory(report: &mut Report<'_>, at: &[&str], limits: &Limits, protocol: &dyn Protocol, pool: &Pool) {
+fn memory_floor(
+    report: &mut Report<'_>,
+    at: &[&str],
+    limits: &Limits,
+    protocol: &dyn Protocol,
+    pool: &Pool,
+) -> u64 {
     let shared = pool.mode != Mode::Exclusive;
     let window = parts::window(if shared { pool.max_reply_buffered } else { 0 });
     let in_parts = pool.max_buffered.saturating_add(window);
@@ -331,7 +338,7 @@ fn check_memory(report: &mut Report<'_>, at: &[&str], limits: &Limits, protocol:
     let most = if is_cut { in_parts } else { protocol.max_message() };
     let floor = Budget::floor(most as u64);
     if floor <= limits.memory || !MEMORY.contains(&limits.memory) {
-        return;
+        return floor;
     }
     let show = |bytes: u64| bytesize::ByteSize(bytes).display().iec().to_string();
     let (key, lower) = match (is_cut, shared) {
@@ -346,4 +353,5 @@ fn check_memory(report: &mut Report<'_>, at: &[&str], limits: &Limits, protocol:
     let enough = show(floor.next_multiple_of(1 << 20));
     let help = format!("raise `limits.memory` to \"{enough}\" or more, or lower {lower}");
     report.wrong(at, &key, message, help);
+    floor
 }

@@ -41,6 +41,11 @@ impl Workers {
         Ok(workers)
     }
 
+    /// All, the first one in front.
+    pub(super) fn all(&self) -> &[Handle] {
+        &self.runtimes
+    }
+
     /// All but the first.
     pub(super) fn others(&self) -> &[Handle] {
         &self.runtimes[1..]

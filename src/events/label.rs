@@ -68,7 +68,7 @@ label! {
         IdleLimit = "idle_limit",
         /// Its endpoint was ejected.
         Ejected = "ejected",
-        /// It made room for one to another endpoint.
+        /// It made room for one to another endpoint, or of a pool that took over.
         Balance = "balance",
         /// The configuration has no room for it any more, or another pool has taken over.
         Retuned = "retuned",
@@ -164,5 +164,17 @@ label! {
         Write = "write",
         /// More than its share of memory waited for it, and it took nothing.
         NotTaken = "not_taken",
+    }
+}
+
+label! {
+    /// What came of a reload.
+    ReloadResult {
+        /// What the file says runs.
+        Ok = "ok",
+        /// The file is wrong; what ran goes on.
+        Invalid = "invalid",
+        /// The host does not allow what the file says; what ran goes on.
+        Failed = "failed",
     }
 }

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry, fmt as layer};
+use tracing_subscriber::{EnvFilter, Registry, fmt as layer, reload};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +43,19 @@ pub enum Error {
     Taken,
 }
 
+/// What is logged, to be changed while it is.
+#[derive(Clone, Debug)]
+pub struct Level(reload::Handle<EnvFilter, Registry>);
+
+impl Level {
+    /// Logs what `level` says from now on.
+    pub fn set(&self, level: &str) -> Result<(), Error> {
+        self.0.reload(filter(level)?).map_err(|_| Error::Taken)
+    }
+}
+
 /// Starts logging to standard error. `level` is one or more env-filter directives with commas between.
-pub fn init(level: &str, format: Format) -> Result<(), Error> {
+pub fn init(level: &str, format: Format) -> Result<Level, Error> {
     let terminal = std::io::stderr().is_terminal();
     let pretty = match format {
         Format::Auto => terminal,
@@ -52,7 +63,9 @@ pub fn init(level: &str, format: Format) -> Result<(), Error> {
         Format::Json => false,
     };
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    subscriber(filter(level)?, pretty, colour, std::io::stderr).try_init().map_err(|_| Error::Taken)
+    let (subscriber, level) = subscriber(filter(level)?, pretty, colour, std::io::stderr);
+    subscriber.try_init().map_err(|_| Error::Taken)?;
+    Ok(level)
 }
 
 /// Whether [`init`] would accept this level.
@@ -78,13 +91,14 @@ fn subscriber<W>(
     pretty: bool,
     colour: bool,
     writer: W,
-) -> Box<dyn Subscriber + Send + Sync>
+) -> (Box<dyn Subscriber + Send + Sync>, Level)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
+    let (filter, handle) = reload::Layer::new(filter);
     let registry = Registry::default().with(filter);
     let layer = layer::layer().with_writer(writer).with_ansi(colour);
-    if pretty {
+    let subscriber: Box<dyn Subscriber + Send + Sync> = if pretty {
         let fields = format::debug_fn(|writer, field, value| match field.name() {
             "message" => write!(OneLine::text(writer), "{value:?}"),
             name => write!(OneLine::text(writer), "{name}={value:?}"),
@@ -93,7 +107,8 @@ where
     } else {
         let json = format::json().flatten_event(true).with_current_span(false).with_span_list(false);
         Box::new(registry.with(layer.json().event_format(Json(json))))
-    }
+    };
+    (subscriber, Level(handle))
 }
 
 /// JSON leaves DEL, the C1 controls and Unicode's line ends as they are; this does not.
@@ -180,10 +195,14 @@ mod tests {
     }
 
     fn logged(level: &str, pretty: bool, colour: bool, events: impl FnOnce()) -> String {
+        logged_at(level, pretty, colour, |_| events())
+    }
+
+    fn logged_at(level: &str, pretty: bool, colour: bool, events: impl FnOnce(&Level)) -> String {
         let memory = Memory::default();
         let writer = memory.clone();
-        let subscriber = subscriber(filter(level).unwrap(), pretty, colour, move || writer.clone());
-        tracing::subscriber::with_default(subscriber, events);
+        let (subscriber, level) = subscriber(filter(level).unwrap(), pretty, colour, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || events(&level));
         let bytes = memory.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -262,6 +281,20 @@ mod tests {
         assert!(lines.contains("kept") && !lines.contains("dropped"));
         assert_eq!(logged("off", true, false, both), "");
         assert_eq!(logged("warmline::events=debug,warn", true, false, both).lines().count(), 2);
+    }
+
+    #[test]
+    fn another_level_holds_from_then_on() {
+        let lines = logged_at("info", true, false, |level| {
+            debug!("dropped");
+            level.set("debug").unwrap();
+            debug!("kept");
+            assert!(level.set("loud").is_err());
+            debug!("kept too");
+            level.set("warn").unwrap();
+            info!("dropped");
+        });
+        assert!(lines.lines().count() == 2 && !lines.contains("dropped"), "{lines}");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 pub use label::{
-    ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, ResolveResult, Rung,
+    ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, ReloadResult, ResolveResult,
+    Rung,
 };
 use limit::Limit;
 use meter::{Counter, Family, Histogram, Label};

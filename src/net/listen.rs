@@ -1,38 +1,28 @@
-//! Listening sockets. A unix socket file is created complete and only then put in its place, and never
-//! over something that is not a dead socket. Several threads may accept from one socket: each has a
-//! [`Listener`] of its own, and the last one closes the socket and removes the file.
+//! Listening sockets. Several threads may accept from one socket: each has a [`Listener`] of its own, and the last
+//! one closes the socket and removes the file of a unix socket.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::{fmt, fs};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use rustix::thread::nanosleep;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
+use super::socket_file::SocketFile;
 use super::stream::{register, reset_when_finished};
 use super::{Access, Address, Inherited, Stream};
 
 /// What is asked for; the kernel caps it at `net.core.somaxconn`.
 pub const BACKLOG: i32 = 65535;
 
-/// The longest name, in bytes, that a unix socket has until it is in its place.
-pub const TEMPORARY_NAME: usize = ".ffffffff-ffff".len();
-
 /// How often a free port is looked for that both families have.
 const SHARED_PORT_TRIES: usize = 16;
-
-/// How often, and how far apart, the lock of a folder is tried: for a second, at start-up.
-const LOCK_TRIES: usize = 1000;
-const LOCK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 /// A listening socket, as the reactor of one thread knows it. To be used by tasks of that thread only: what
 /// is known of it is looked at and then forgotten, and between the two nothing new may be learnt.
@@ -47,9 +37,13 @@ struct Bound {
     socket: Socket,
     address: Address,
     /// What it accepts is reset as soon as the FIN of a close is acknowledged.
-    resets: bool,
-    _file: Option<SocketFile>,
+    resets: AtomicBool,
+    file: Option<SocketFile>,
 }
+
+/// The options of a listening socket, to be changed while others accept from it. Does not keep it open.
+#[derive(Clone, Debug)]
+pub struct Options(Weak<Bound>);
 
 impl AsRawFd for Bound {
     fn as_raw_fd(&self) -> RawFd {
@@ -70,6 +64,11 @@ impl Listener {
         Ok(Self { fd: register(self.bound().clone())? })
     }
 
+    /// Its options.
+    pub fn options(&self) -> Options {
+        Options(Arc::downgrade(self.bound()))
+    }
+
     /// Listens on `address`: one socket, or two for `localhost`.
     ///
     /// # Errors
@@ -80,10 +79,34 @@ impl Listener {
             Address::Srv(_) => Err(io::ErrorKind::Unsupported.into()),
             Address::Tcp { host, port } if host == "localhost" => Self::both_families(*port, inherited),
             Address::Tcp { host, port } => {
+                let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
                 let ip = host.parse().map_err(|_| invalid("a listener needs an address or `localhost`"))?;
                 Ok(vec![Self::tcp(SocketAddr::new(ip, *port), inherited)?])
             }
         }
+    }
+
+    /// As [`Listener::bind`], where some sockets of `address` listen already.
+    ///
+    /// # Errors
+    /// Those of [`Listener::bind`].
+    pub fn bind_beside(
+        listening: &[Address],
+        address: &Address,
+        access: &Access,
+        inherited: Inherited,
+    ) -> io::Result<Vec<Self>> {
+        if listening.is_empty() {
+            return Self::bind(address, access, inherited);
+        }
+        let mut bound = Vec::new();
+        for missing in address.families().into_iter().filter(|it| !listening.iter().any(|l| it.covers(l))) {
+            match Self::bind(&missing, access, inherited) {
+                Err(e) if is_missing_family(&e) => {}
+                result => bound.extend(result?),
+            }
+        }
+        Ok(bound)
     }
 
     fn both_families(port: u16, inherited: Inherited) -> io::Result<Vec<Self>> {
@@ -109,33 +132,21 @@ impl Listener {
         }
         socket.set_tcp_nodelay(inherited.nodelay)?;
         if inherited.reset_when_finished {
-            reset_when_finished(&socket)?;
+            reset_when_finished(&socket, true)?;
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
         let address = Address::Tcp { host: bound.ip().to_string(), port: bound.port() };
-        let resets = inherited.reset_when_finished;
-        Self::new(Bound { socket, address, resets, _file: None })
+        let resets = inherited.reset_when_finished.into();
+        Self::new(Bound { socket, address, resets, file: None })
     }
 
     fn unix(path: &Path, access: &Access) -> io::Result<Self> {
-        // Two daemons that find the same dead socket must not both replace it.
-        let _placing = lock_folder(path)?;
-        refuse_unless_free(path)?;
-        let temporary = temporary_name(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-        socket.bind(&SockAddr::unix(&temporary)?)?;
-        let placed = fs::set_permissions(&temporary, fs::Permissions::from_mode(access.mode))
-            .and_then(|()| socket.listen(BACKLOG))
-            .and_then(|()| fs::rename(&temporary, path))
-            .and_then(|()| SocketFile::of(path));
-        if placed.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        let file = placed?;
+        let file = SocketFile::place(&socket, path, access.mode, BACKLOG)?;
         let address = Address::Unix(path.into());
-        Self::new(Bound { socket, address, resets: false, _file: Some(file) })
+        Self::new(Bound { socket, address, resets: false.into(), file: Some(file) })
     }
 
     /// The address it is bound to, with the port that the kernel chose.
@@ -165,7 +176,7 @@ impl Listener {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         loop {
             match rustix::net::accept_with(&self.bound().socket, flags).map_err(io::Error::from) {
-                Ok(fd) if self.bound().resets => return Ok(Stream::resetting(fd.into())),
+                Ok(fd) if self.bound().resets.load(Relaxed) => return Ok(Stream::resetting(fd.into())),
                 Ok(fd) => return Ok(Stream::new(fd.into(), self.is_tcp())),
                 Err(e) if is_passing(&e) => {}
                 Err(e) => return Err(e),
@@ -200,80 +211,27 @@ impl Listener {
     }
 }
 
+impl Options {
+    /// Changes them for clients that come from now on.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)` and `chmod(2)`.
+    pub fn set(&self, access: &Access, inherited: Inherited) -> io::Result<()> {
+        let Some(bound) = self.0.upgrade() else { return Ok(()) };
+        if let Some(file) = &bound.file {
+            return file.set_mode(access.mode);
+        }
+        bound.socket.set_tcp_nodelay(inherited.nodelay)?;
+        reset_when_finished(&bound.socket, inherited.reset_when_finished)?;
+        bound.resets.store(inherited.reset_when_finished, Relaxed);
+        Ok(())
+    }
+}
+
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.address().fmt(f)
     }
-}
-
-/// A socket file of ours: removed in the end, if it is still the one we made.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        let meta = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.into(), device: meta.dev(), inode: meta.ino() })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode));
-        if ours {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Locks the folder of `path` as long as the result lives. A folder that cannot be opened or locked is used
-/// without; whoever may not write there fails at the bind.
-fn lock_folder(path: &Path) -> io::Result<Option<OwnedFd>> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let Ok(folder) = fs::File::open(folder) else { return Ok(None) };
-    for _ in 0..LOCK_TRIES {
-        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(folder.into())),
-            Err(Errno::WOULDBLOCK) => drop(nanosleep(&LOCK_PAUSE)),
-            Err(_) => return Ok(None),
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody else keeps the folder of this socket locked"))
-}
-
-/// A path is free if there is nothing, or a socket that nobody listens on any more.
-fn refuse_unless_free(path: &Path) -> io::Result<()> {
-    let meta = match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found?,
-    };
-    if !meta.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "exists and is not a socket"));
-    }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    match probe.connect(&SockAddr::unix(path)?) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(e),
-        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens on this socket already")),
-    }
-}
-
-/// A short name beside `path`.
-fn temporary_name(path: &Path) -> io::Result<PathBuf> {
-    path.file_name().ok_or_else(|| invalid("the path of a unix socket needs a file name"))?;
-    Ok(path.with_file_name(format!(".{:x}-{:x}", std::process::id(), fastrand::u16(..))))
-}
-
-fn invalid(text: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 fn is_missing_family(e: &io::Error) -> bool {
@@ -300,7 +258,10 @@ fn is_passing(e: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::IpAddr;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -325,6 +286,42 @@ mod tests {
             })
             .collect();
         assert!(ports.windows(2).all(|w| w[0] == w[1]));
+    }
+
+    #[tokio::test]
+    async fn what_listens_already_is_not_bound_again() {
+        let four = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
+        let four = Listener::bind(&four, &open(), Inherited::default()).unwrap().remove(0);
+        let Address::Tcp { port, .. } = *four.address() else { unreachable!() };
+        let both = Address::Tcp { host: "localhost".into(), port };
+        let beside =
+            |listening: &[Address]| Listener::bind_beside(listening, &both, &open(), Inherited::default());
+        assert_eq!(beside(&[]).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let others = beside(&[four.address().clone()]).unwrap();
+        assert!(others.iter().all(|other| other.address().to_string() == format!("[::1]:{port}")));
+    }
+
+    #[tokio::test]
+    async fn options_are_those_of_the_next_client() {
+        let dir = TempDir::new();
+        let file = Listener::bind(&unix(&dir.join("s")), &open(), Inherited::default()).unwrap().remove(0);
+        file.options().set(&Access { mode: 0o640, uids: Vec::new() }, Inherited::default()).unwrap();
+        assert_eq!(fs::symlink_metadata(dir.join("s")).unwrap().mode() & 0o777, 0o640);
+
+        let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
+        let tcp = Listener::bind(&address, &open(), Inherited::default()).unwrap().remove(0);
+        let Address::Tcp { port, .. } = *tcp.address() else { unreachable!() };
+        for nodelay in [false, true] {
+            let inherited = Inherited { nodelay, reset_when_finished: nodelay };
+            tcp.options().set(&open(), inherited).unwrap();
+            let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let accepted = tcp.accept().await.unwrap();
+            assert_eq!(accepted.options().unwrap().tcp_nodelay().unwrap(), nodelay);
+        }
+        let options = tcp.options();
+        drop(tcp);
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "options keep it open");
+        options.set(&open(), Inherited::default()).unwrap();
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ mod listen;
 #[cfg(feature = "dns")]
 mod records;
 mod resolve;
+mod socket_file;
 mod stream;
 
 use std::fmt;
@@ -19,8 +20,9 @@ use std::time::Duration;
 pub use connect::Dialler;
 pub use host::host;
 pub use limits::{max_fds, open_fds, raise_fd_limit};
-pub use listen::{BACKLOG, Listener, TEMPORARY_NAME};
+pub use listen::{BACKLOG, Listener, Options};
 pub use resolve::{Answer, Found, HAS_SRV, Lookup};
+pub use socket_file::TEMPORARY_NAME;
 pub use stream::{Interest, Stream};
 
 /// Where to listen or connect.
@@ -137,6 +139,29 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Whether a socket that listens on `bound` is one of those that this address stands for.
+    pub fn covers(&self, bound: &Address) -> bool {
+        self.families().iter().any(|one| match (one, bound) {
+            (Self::Tcp { host, port }, Self::Tcp { host: bound_host, port: bound_port }) => {
+                let ip = |host: &str| host.parse::<IpAddr>().ok();
+                port == bound_port && *port != 0 && ip(host).is_some() && ip(host) == ip(bound_host)
+            }
+            (one, bound) => one == bound,
+        })
+    }
+
+    /// `localhost` is one address of each family.
+    fn families(&self) -> Vec<Self> {
+        match self {
+            Self::Tcp { host, port } if host == "localhost" => {
+                ["127.0.0.1", "::1"].map(|host| Self::Tcp { host: host.into(), port: *port }).into()
+            }
+            other => vec![other.clone()],
+        }
+    }
+}
+
 /// Who may connect to a unix listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -211,6 +236,23 @@ mod tests {
             assert_eq!(text.parse::<Address>(), Err(error), "{text}");
         }
         assert_eq!(format!("unix:/{}", "x".repeat(107)).parse::<Address>(), Err(BadAddress::Path));
+    }
+
+    #[test]
+    fn localhost_covers_both_families_of_its_port() {
+        let address = |text: &str| text.parse::<Address>().unwrap();
+        for (one, bound, covers) in [
+            ("localhost:80", "127.0.0.1:80", true),
+            ("localhost:80", "[::1]:80", true),
+            ("localhost:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "[::1]:80", false),
+            ("[0:0::1]:80", "[::1]:80", true),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("unix:/a", "unix:/a", true),
+            ("unix:/a", "unix:/b", false),
+        ] {
+            assert_eq!(address(one).covers(&address(bound)), covers, "{one} {bound}");
+        }
     }
 
     #[test]

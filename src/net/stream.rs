@@ -273,7 +273,7 @@ impl Stream {
             Rest::End if self.unacknowledged() == 0 => drop(socket.set_linger(Some(Duration::ZERO))),
             Rest::End => {}
             Rest::Nothing if self.kind == Kind::TcpResetting => {}
-            Rest::Nothing => drop(reset_when_finished(socket)),
+            Rest::Nothing => drop(reset_when_finished(socket, true)),
         }
     }
 
@@ -341,10 +341,10 @@ fn rest(socket: &Socket) -> Rest {
 ///
 /// # Errors
 /// Those of `setsockopt(2)`.
-pub(super) fn reset_when_finished(socket: &Socket) -> io::Result<()> {
-    let at_once: libc::c_int = -1;
-    let value = (&raw const at_once).cast();
-    let length = libc::socklen_t::try_from(size_of_val(&at_once)).unwrap_or(0);
+pub(super) fn reset_when_finished(socket: &Socket, resets: bool) -> io::Result<()> {
+    let linger: libc::c_int = if resets { -1 } else { 0 };
+    let value = (&raw const linger).cast();
+    let length = libc::socklen_t::try_from(size_of_val(&linger)).unwrap_or(0);
     #[expect(unsafe_code, reason = "no safe wrapper takes a negative TCP_LINGER2")]
     // SAFETY: the descriptor is open for as long as `socket` lives, and `value` points at one int.
     let result =

@@ -1,26 +1,103 @@
 //! The hard cap on the sockets of an upstream.
+//!
+//! Invariant: it outlives the upstream's pools, and what all of them have is never more, but for sockets that were
+//! there before it was lowered.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::futures::Notified;
 
-/// The cap of one upstream; it outlives its pools.
+use crate::lifecycle::{Permit, Permits};
+use crate::queue::Queue;
+
+/// The cap of one upstream.
 #[derive(Debug)]
 pub struct Cap {
-    sockets: Arc<Semaphore>,
+    sockets: Arc<Permits>,
+    pools: Mutex<Pools>,
 }
 
-/// The right to have one socket. It is kept until that is closed.
-pub(super) type Permit = OwnedSemaphorePermit;
+/// The pools under a cap, by their queues.
+#[derive(Debug, Default)]
+struct Pools {
+    /// The oldest first.
+    all: Vec<Weak<Queue>>,
+    /// Those that have no socket and need one, in the order in which they get the next ones.
+    claims: Vec<Weak<Queue>>,
+}
 
 impl Cap {
     /// At most `sockets` at a time.
     pub fn new(sockets: usize) -> Arc<Self> {
-        Arc::new(Self { sockets: Arc::new(Semaphore::new(sockets)) })
+        Arc::new(Self { sockets: Permits::new(sockets), pools: Mutex::default() })
     }
 
-    /// The right to one more, if it is below the cap.
-    pub(super) fn try_take(&self) -> Option<Permit> {
-        self.sockets.clone().try_acquire_owned().ok()
+    /// At most `sockets` at a time from now on. Those that are too many must be closed: see [`Cap::excess`].
+    pub fn resize(&self, sockets: usize) {
+        self.sockets.resize(sockets);
     }
+
+    /// Sockets that are too many since the cap was lowered.
+    pub fn excess(&self) -> usize {
+        self.sockets.excess()
+    }
+
+    /// The pool with this queue is under it.
+    pub(super) fn enter(&self, queue: &Arc<Queue>) {
+        self.pools().all.push(Arc::downgrade(queue));
+    }
+
+    /// The right to have one more socket, to be kept until that is closed. `None` at the cap, or if it is somebody
+    /// else's turn.
+    pub(super) fn try_take(&self, queue: &Arc<Queue>) -> Option<Permit> {
+        let mut pools = self.pools();
+        if pools.claims.first().is_some_and(|first| !is(first, queue)) {
+            return None;
+        }
+        let permit = self.sockets.try_take()?;
+        pools.claims.retain(|claim| !is(claim, queue));
+        Some(permit)
+    }
+
+    /// A pool has no socket and something to send: it has the next one, and others give one up for it.
+    pub(super) fn claim(&self, queue: &Arc<Queue>) {
+        let mut pools = self.pools();
+        if !pools.claims.iter().any(|claim| is(claim, queue)) {
+            pools.claims.push(Arc::downgrade(queue));
+        }
+        let others: Vec<_> = pools.all.iter().filter(|other| !is(other, queue)).cloned().collect();
+        drop(pools);
+        let _ = others.iter().filter_map(Weak::upgrade).any(|other| other.give_way());
+    }
+
+    /// A pool wants nothing any more.
+    pub(super) fn disclaim(&self, queue: &Arc<Queue>) {
+        let mut pools = self.pools();
+        let before = pools.claims.len();
+        pools.claims.retain(|claim| !is(claim, queue));
+        let was_in_the_way = pools.claims.len() < before;
+        drop(pools);
+        if was_in_the_way {
+            self.sockets.look_again();
+        }
+    }
+
+    /// Completes when a socket of any pool has closed, or the cap has changed, since this was called.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.sockets.returned()
+    }
+
+    /// A leaf among the locks.
+    fn pools(&self) -> MutexGuard<'_, Pools> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let Pools { all, claims } = &mut *pools;
+        for list in [all, claims] {
+            list.retain(|queue| queue.strong_count() > 0);
+        }
+        pools
+    }
+}
+
+fn is(one: &Weak<Queue>, queue: &Arc<Queue>) -> bool {
+    std::ptr::eq(one.as_ptr(), Arc::as_ptr(queue))
 }

@@ -15,14 +15,14 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::cap::{Cap, Permit};
+use super::cap::Cap;
 use super::health::Health;
 use super::names::Names;
 use super::probe::{Found, Question};
 use super::{Core, Means, Orders, Settings};
 use crate::connection::{Connection, Connector, DialError, Ended, IdleLimit, Shared, dial};
 use crate::events::{CloseReason, ConnectResult};
-use crate::lifecycle::{Alarm, Phase, earliest};
+use crate::lifecycle::{Alarm, Permit, Phase, earliest};
 use crate::net::Address;
 use crate::queue::{Connecting, Demand, EndpointDemand};
 use kept::Kept;
@@ -34,6 +34,18 @@ const UNUSED_DEATHS: u32 = 2;
 
 /// When it is looked again whether connections can be better spread, while the pool is at its cap.
 const SPREAD_AGAIN: Duration = Duration::from_millis(250);
+
+/// What the last look at the cap has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Room {
+    /// There was as much as was wanted.
+    #[default]
+    Enough,
+    /// There was less.
+    Short,
+    /// Other pools have all there is, and this one waits for its turn.
+    Claimed,
+}
 
 /// Keeps the connections of one pool.
 #[derive(Debug)]
@@ -52,6 +64,7 @@ pub struct Keeper {
     kept: Vec<Kept>,
     /// The endpoint that wins the next tie.
     turn: usize,
+    room: Room,
     /// There were requests since an endpoint without connections was last looked for.
     touched: bool,
     /// There were requests since the last attempt that failed.
@@ -91,6 +104,7 @@ impl Keeper {
             kept: Vec::new(),
             asked: JoinSet::new(),
             turn: 0,
+            room: Room::default(),
             touched: false,
             wanted: false,
             served: false,
@@ -104,7 +118,7 @@ impl Keeper {
     /// Keeps until the back half drains, and then waits for the last connection to close.
     pub async fn run(mut self) {
         let mut back = self.shared.back.clone();
-        let (core, mut orders) = (self.core.clone(), self.orders.clone());
+        let (core, cap, mut orders) = (self.core.clone(), self.cap.clone(), self.orders.clone());
         let mut alarm = pin!(Alarm::default());
         while back.phase() == Phase::Running {
             // First hear what has ended, and why: a connection is not replaced, nor an endpoint tried again,
@@ -113,11 +127,13 @@ impl Keeper {
                 self.ended(done);
             }
             let now = Instant::now();
+            // Before the look at the cap: of what changes after it the keeper hears.
+            let mut cap_changed = pin!(cap.changed());
             self.look_after_health(now);
             let pause_ends = self.end_pauses(now);
             self.names.start_due(now);
             let look_again =
-                [self.dial_what_is_wanted(now), self.health.next_at(), pause_ends, self.names.next_at()];
+                [self.dial_within_cap(now), self.health.next_at(), pause_ends, self.names.next_at()];
             // Every branch is cancel-safe: a finished task stays in the set until it is taken out. Whichever it
             // is, the loop looks at them all.
             tokio::select! {
@@ -127,11 +143,13 @@ impl Keeper {
                 _ = orders.changed() => self.obey(orders.borrow_and_update().clone()),
                 Some(done) = self.tasks.join_next_with_id() => self.ended(done),
                 Some(asked) = self.asked.join_next() => self.answered(asked),
+                () = &mut cap_changed, if self.room != Room::Enough || self.is_superseded() => self.shed_excess(),
                 () = alarm.as_mut().reached(earliest(look_again)) => {}
                 heard = self.names.next() => self.heard(heard),
                 () = back.reached(Phase::Draining) => {}
             }
         }
+        self.cap.disclaim(&self.core.queue);
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -148,6 +166,16 @@ impl Keeper {
             }
         }
         next
+    }
+
+    /// As [`Keeper::dial_what_is_wanted`], and stands in nobody's way for what is wanted no longer.
+    fn dial_within_cap(&mut self, now: Instant) -> Option<Instant> {
+        let before = std::mem::take(&mut self.room);
+        let look_again = self.dial_what_is_wanted(now);
+        if before == Room::Claimed && self.room != Room::Claimed {
+            self.cap.disclaim(&self.core.queue);
+        }
+        look_again
     }
 
     /// Opens connections as long as another one is wanted and allowed; returns when to look again if it is
@@ -176,7 +204,7 @@ impl Keeper {
             let Some(endpoint) = needy.or_else(|| self.pick(&demand, now)) else {
                 return self.kept.iter().filter_map(|k| k.backoff.until).filter(|until| *until > now).min();
             };
-            let Some(permit) = self.cap.try_take() else {
+            let Some(permit) = self.cap.try_take(&self.core.queue) else {
                 self.touched |= uncovered.is_some();
                 return self.make_do(needy, &demand, now);
             };
@@ -189,6 +217,13 @@ impl Keeper {
     /// The pool is at its cap, of which the end of a connection tells the keeper. What there is may still be spread
     /// better; returns when to look again at that.
     fn make_do(&mut self, needy: Option<usize>, demand: &Demand, now: Instant) -> Option<Instant> {
+        let asked = demand.has_waiting() || (demand.down && demand.touched);
+        if asked && demand.open + demand.connecting == 0 {
+            self.room = Room::Claimed;
+            self.cap.claim(&self.core.queue);
+        } else {
+            self.room = Room::Short;
+        }
         let worth_at = needy.and_then(|needy| self.kept[needy].backoff.worth_at()).filter(|at| *at > now);
         match needy {
             Some(_) if worth_at.is_some() => self.core.queue.set_full(),

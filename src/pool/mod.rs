@@ -201,6 +201,7 @@ impl Pool {
             orders: watch::Sender::new(orders),
             endpoints: Mutex::default(),
         });
+        means.cap.enter(&core.queue);
         let keeper = Keeper::new(core.clone(), shared, means);
         (Arc::new(Self { settings, protocol, core }), keeper)
     }

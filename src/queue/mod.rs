@@ -5,6 +5,7 @@
 //! Under the lock the lock of an exchange may be taken, never the other way round; nobody is woken under it and
 //! no exchange dropped, which wakes a session: on another thread it would run into the lock.
 
+mod cap;
 mod demand;
 mod endpoint;
 pub mod rendezvous;
@@ -187,14 +188,6 @@ impl Queue {
         });
     }
 
-    /// Connections beyond so many leave as soon as nothing is lost by it, the least used ones first.
-    pub fn shed(&self, most: usize) {
-        self.locked(|inner| {
-            let inbox = inner.roster.shed(most);
-            inner.put_back(inbox);
-        });
-    }
-
     /// A place for a connection to `endpoint` that is being opened.
     pub fn connecting(self: &Arc<Self>, endpoint: usize) -> Connecting {
         self.locked(|inner| inner.roster.endpoints[endpoint].connecting += 1);
@@ -236,26 +229,6 @@ impl Queue {
                 inner.try_again(exchange, Rung::Connect, &Refusal::Down(error.into()));
             }
         });
-    }
-
-    /// The cap is reached: until a socket closes, requests are no reason to look for endpoints to connect to.
-    pub fn set_full(&self) {
-        self.inner().roster.full = true;
-    }
-
-    /// Another connection to `endpoint` needs room under the cap, which is reached: one to another endpoint leaves, if
-    /// that has too many.
-    pub fn make_room(&self, endpoint: usize) {
-        self.set_full();
-        self.locked(|inner| {
-            let inbox = inner.roster.make_room(endpoint);
-            inner.put_back(inbox);
-        });
-    }
-
-    /// The cap keeps others from serving what waits: a connection leaves that nobody may use.
-    pub fn make_use_of_cap(&self) {
-        self.locked(|inner| inner.roster.call_off_left_out());
     }
 
     /// An ejected endpoint may show what it can do.

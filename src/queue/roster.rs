@@ -297,9 +297,7 @@ impl Roster {
     /// Makes room under the cap for another connection to `endpoint`, at the cost of an endpoint that has more for its
     /// weight, or has idle ones and nothing is led there. Returns what that connection had been given and not taken.
     pub(super) fn make_room(&mut self, endpoint: usize) -> VecDeque<Exchange> {
-        if self.members.iter().any(|(_, m)| m.standing == Standing::Retiring) {
-            // Room is on its way, if who only waits for something gives way.
-            self.evict_stuck(1);
+        if self.room_is_coming() {
             return VecDeque::new();
         }
         let last = |m: &Member| self.endpoints[m.endpoint].open == 1;
@@ -307,6 +305,24 @@ impl Roster {
         let spare = self.members.iter().filter(|(_, m)| may_go(m));
         let least_used = spare.min_by_key(|(_, m)| (last(m), m.in_flight, m.used)).map(|(key, _)| key);
         least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Balance))
+    }
+
+    /// Makes room under the cap for those of another roster. Returns what the connection had been given and not taken.
+    pub(super) fn give_way(&mut self) -> VecDeque<Exchange> {
+        if self.room_is_coming() {
+            return VecDeque::new();
+        }
+        let least_used = self.members.iter().min_by_key(|(_, m)| (m.in_flight, m.used)).map(|(key, _)| key);
+        least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Balance))
+    }
+
+    /// A connection is leaving, if who only waits for something gives way.
+    fn room_is_coming(&mut self) -> bool {
+        let is_coming = self.members.iter().any(|(_, m)| m.standing == Standing::Retiring);
+        if is_coming {
+            self.evict_stuck(1);
+        }
+        is_coming
     }
 
     /// Whether the endpoint of a connection can do without it better than `endpoint` without another one.

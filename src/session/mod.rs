@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::events;
 use crate::exchange::{self, Answer, Ticket};
-use crate::lifecycle::{Alarm, Watch};
+use crate::lifecycle::{Alarm, Hold, Watch};
 use crate::pool::{Pool, Sender};
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Need, Protocol, Received, Refusal, Request};
 use crate::wire::{Budget, CHUNK, Input, Output, Purpose, Wire};
@@ -53,6 +53,8 @@ pub struct Shared {
     pub idle: IdleClients,
     /// The front half's switch.
     pub front: Watch,
+    /// Keeps the back half from draining as long as there are sessions, or may be.
+    pub back: Hold,
 }
 
 /// Requests without an answer yet, oldest first. Most clients have one.

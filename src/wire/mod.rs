@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
+use crate::lifecycle::Permit;
 pub use crate::net::Interest;
 use crate::net::Stream;
 pub use budget::{Budget, Charge, Charging, Purpose};
@@ -52,7 +52,7 @@ pub struct Wire {
     /// The last bytes wait for the close.
     held_back: bool,
     /// Counts the socket in a cap; declared last, so it is given back after the close.
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Permit>,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl From<memory::Pipe> for Wire {
 impl Wire {
     /// Holds `permit` until the socket is closed.
     #[must_use]
-    pub fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
+    pub fn holding(mut self, permit: Permit) -> Self {
         self.permit = Some(permit);
         self
     }

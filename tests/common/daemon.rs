@@ -20,6 +20,7 @@ pub(crate) const UPSTREAM: &str = "x";
 /// A configuration with one upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// As TOML.
     listen: String,
     level: String,
     global: String,
@@ -32,7 +33,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Carries to `endpoint` in `mode`; the protocol is left to be set.
     pub(crate) fn without_protocol(mode: &str, endpoint: &str) -> Self {
-        let listen = "127.0.0.1:0".to_owned();
+        let listen = "\"127.0.0.1:0\"".to_owned();
         let level = "debug".to_owned();
         let [global, upstream, others] = [const { String::new() }; 3];
         Self { listen, level, global, upstream, others, fd_limit: None }
@@ -98,9 +99,8 @@ impl Plan {
 
     /// Carries to these endpoints, and to a backup where none of them is left.
     pub(crate) fn with_backup(self, addresses: &[&str], backup: &str) -> Self {
-        let mut list = addresses.iter().map(|address| format!("{address:?}")).collect::<Vec<_>>();
-        list.push(format!("{{ address = {backup:?}, backup = true }}"));
-        let list = format!("[{}]", list.join(", "));
+        let first: Vec<_> = addresses.iter().map(|address| format!("{address:?}")).collect();
+        let list = format!("[{}, {{ address = {backup:?}, backup = true }}]", first.join(", "));
         self.without("endpoints").set("endpoints", &list)
     }
 
@@ -119,7 +119,13 @@ impl Plan {
 
     /// Listens there instead of on a port of the kernel's choice.
     pub(crate) fn listen(mut self, address: &str) -> Self {
-        address.clone_into(&mut self.listen);
+        self.listen = format!("{address:?}");
+        self
+    }
+
+    /// Listens on all of these.
+    pub(crate) fn listen_on(mut self, addresses: &[&str]) -> Self {
+        self.listen = format!("{addresses:?}");
         self
     }
 
@@ -132,7 +138,7 @@ impl Plan {
     /// Adds a further upstream: that of another plan, under a name of its own.
     pub(crate) fn beside(mut self, name: &str, other: &Self) -> Self {
         let Self { listen, upstream, .. } = other;
-        write!(self.others, "\n[upstreams.{name}]\nlisten = {listen:?}\n{upstream}").unwrap();
+        write!(self.others, "\n[upstreams.{name}]\nlisten = {listen}\n{upstream}").unwrap();
         self
     }
 
@@ -153,6 +159,16 @@ impl Plan {
         self
     }
 
+    /// The text of its file, for a daemon whose files are in `folder`.
+    pub(crate) fn text(&self, folder: &Path) -> String {
+        let admin = format!("unix:{}", folder.join("admin.sock").display());
+        let Self { listen, level, global, upstream, others, .. } = self;
+        format!(
+            "{global}log.level = {level:?}\nadmin.listen = {admin:?}\n\n\
+             [upstreams.{UPSTREAM}]\nlisten = {listen}\n{upstream}{others}"
+        )
+    }
+
     /// Starts the daemon and waits until its warm floor stands.
     pub(crate) fn start_ready(self) -> Daemon {
         let daemon = self.start();
@@ -169,12 +185,7 @@ impl Plan {
         }
         let folder = Folder::new();
         let file = folder.path().join("warmline.toml");
-        let admin = format!("unix:{}", folder.path().join("admin.sock").display());
-        let text = format!(
-            "{}log.level = {:?}\nadmin.listen = {admin:?}\n\n[upstreams.{UPSTREAM}]\nlisten = {:?}\n{}{}",
-            self.global, self.level, self.listen, self.upstream, self.others
-        );
-        std::fs::write(&file, text).unwrap();
+        std::fs::write(&file, self.text(folder.path())).unwrap();
         let binary = env!("CARGO_BIN_EXE_warmline");
         let mut command = Command::new(if self.fd_limit.is_some() { "sh" } else { binary });
         if let Some(limit) = self.fd_limit {
@@ -209,7 +220,7 @@ impl Plan {
 pub(crate) struct Daemon {
     child: Child,
     log: Arc<Mutex<Vec<Vec<u8>>>>,
-    folder: Folder,
+    pub(super) folder: Folder,
     /// Where its clients connect.
     pub(crate) address: String,
 }

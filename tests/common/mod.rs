@@ -14,6 +14,7 @@ mod endpoint;
 pub(crate) mod kernel;
 mod peers;
 mod protocols;
+mod reload;
 pub(crate) mod stream;
 
 #[path = "../rig/message.rs"]

@@ -136,7 +136,7 @@ impl World {
             back.watch(),
             Means {
                 connector: Arc::new(endpoints),
-                resolver: Arc::new(Lookup::default()),
+                resolver: Arc::new(Lookup),
                 cap: Cap::new(plan.pool.max_connections),
             },
         );
@@ -147,6 +147,7 @@ impl World {
             budget: budget.clone(),
             idle: IdleClients::default(),
             front: front.watch(),
+            back: back.hold(),
         });
         let (keeper, sessions, clients) =
             (Some(tokio::spawn(keeper.run())), Arc::default(), plan.clients.len());

@@ -146,6 +146,13 @@ impl Keeper {
         self.core.queue.shed(if superseded { 0 } else { self.settings.max_connections });
     }
 
+    /// Where the cap was lowered, those of a superseded pool leave first.
+    pub(super) fn shed_excess(&self) {
+        if self.is_superseded() && self.cap.excess() > 0 {
+            self.core.queue.shed(0);
+        }
+    }
+
     pub(super) fn is_superseded(&self) -> bool {
         self.orders.borrow().superseded
     }

@@ -54,7 +54,7 @@ impl Keeper {
         if cold || demand.connecting > 0 || !self.kept[endpoint].backoff.is_over(now) {
             return;
         }
-        match self.cap.try_take() {
+        match self.cap.try_take(&self.core.queue) {
             Some(permit) => {
                 self.kept[endpoint].probing = true;
                 self.spawn(endpoint, permit);
@@ -79,7 +79,7 @@ impl Keeper {
 
     /// All connections to an endpoint are busy, for whatever reason: another one asks.
     fn connect_to_ask(&mut self, endpoint: usize) {
-        if let Some(permit) = self.cap.try_take() {
+        if let Some(permit) = self.cap.try_take(&self.core.queue) {
             self.spawn(endpoint, permit);
         }
     }

@@ -2,6 +2,7 @@
 //! Long because it is a list: one story after another, none needing the next.
 
 mod balance;
+mod generations;
 mod health;
 mod idle_limit;
 mod retries;

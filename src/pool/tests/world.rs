@@ -141,11 +141,22 @@ impl World {
     }
 
     pub(crate) fn within(settings: Settings, protocol: Arc<dyn Protocol>, budget: Budget) -> Self {
+        let cap = Cap::new(settings.max_connections);
+        Self::under(&cap, settings, protocol, budget)
+    }
+
+    /// A pool that shares its cap with others.
+    pub(crate) fn under(
+        cap: &Arc<Cap>,
+        settings: Settings,
+        protocol: Arc<dyn Protocol>,
+        budget: Budget,
+    ) -> Self {
         let events = Arc::new(events::Upstream::new("u"));
         let back = Switch::new();
         let (doors, receiver) = mpsc::channel(64);
         let script = Arc::new(Script { doors, failures: Mutex::default(), closed: Mutex::default() });
-        let means = means(script.clone(), settings.max_connections);
+        let means = Means { cap: cap.clone(), ..means(script.clone(), 0) };
         let (pool, keeper) = Pool::new(settings, protocol, events.clone(), budget, back.watch(), means);
         let keeper = tokio::spawn(keeper.run());
         Self { pool, events, back, keeper, script, doors: receiver }

@@ -68,6 +68,7 @@ impl Front {
             budget,
             idle: IdleClients::default(),
             front: switch.watch(),
+            back: world.back.hold(),
         });
         Self { world, shared, switch }
     }
@@ -508,5 +509,7 @@ async fn a_panic_ends_its_task_only_and_the_client_gets_an_answer(mode: Mode) {
 async fn a_session_takes_little_memory() {
     let front = Front::new(Mode::Multiplex);
     let session = Session::new(memory::pair(1).0.into(), front.shared.clone()).run(());
-    assert!(size_of_val(&session) <= 768, "{}", size_of_val(&session));
+    // The feature brings tokio's other scheduler along, and with it a timer tells which of the two it belongs to.
+    let timer = if cfg!(feature = "dns") { 8 } else { 0 };
+    assert!(size_of_val(&session) <= 768 + timer, "{}", size_of_val(&session));
 }

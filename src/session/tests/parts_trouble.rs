@@ -200,6 +200,7 @@ async fn a_large_oneway_ends_although_the_kernel_takes_its_last_part_at_once() {
             budget,
             idle: IdleClients::default(),
             front: switch.watch(),
+            back: back.hold(),
         });
         let mut server = Server { wire: opened.recv().await.unwrap() };
         settle().await;
