@@ -47,8 +47,8 @@ pub struct Exchange {
 /// A place in the order of those that wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
-    /// Where, as the number of an arrival; somewhat later for a client that has more outstanding.
-    pub at: u64,
+    /// The round; a later one for a client that has others outstanding.
+    pub round: u64,
     /// The number of its own arrival.
     pub arrival: u64,
 }

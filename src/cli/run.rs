@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Exit {
         Err(error) => return fail(Exit::Failed, error),
     };
     let reloader = args.config.clone().map(|path| {
-        let load = Box::new(move || Plan::new(&Source::read(&path)?));
+        let load = Box::new(move || Plan::new(&Source::reread(&path)?));
         Reloader { load, level }
     });
     match daemon::run(plan, reloader) {

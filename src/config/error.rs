@@ -4,7 +4,7 @@
 //! Made by every other file of `config`; shown by `cli`.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
@@ -114,6 +114,19 @@ impl Source {
                 )])
             }
         }
+    }
+
+    /// The text of a file, to be read while others are served: one that nobody has to be waited for.
+    ///
+    /// # Errors
+    /// As those of [`Source::read`], and if it is no regular file: a pipe would wait for its writer.
+    pub fn reread(path: &Path) -> Result<Self, Vec<Error>> {
+        if fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir()) {
+            let (file, message) =
+                (printable(&path.display().to_string()), "is not a regular file".to_owned());
+            return Err(vec![Error { file, line: 0, column: 0, message, help: None, excerpt: None }]);
+        }
+        Self::read(path)
     }
 
     /// `text` under the name of `name`.

@@ -19,27 +19,26 @@ pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Wire>> + Send>>;
 
 /// Where connections come from: the network, or a script in tests.
 pub trait Connector: fmt::Debug + Send + Sync {
-    /// Connects to the endpoint of that index, which is at `address`.
-    fn connect(&self, endpoint: usize, address: &Address) -> Connecting;
+    /// Connects to the endpoint of that index, which is at `address` and may take so long.
+    fn connect(&self, endpoint: usize, address: &Address, patience: Duration) -> Connecting;
 }
 
 /// Connections of the network.
 #[derive(Debug)]
 pub struct Network {
     dialler: Dialler,
-    patience: Duration,
 }
 
 impl Network {
     /// Connections as `settings` say.
     pub fn new(settings: &Settings) -> Self {
-        Self { dialler: Dialler::new(settings.tuning.clone()), patience: settings.connect_timeout }
+        Self { dialler: Dialler::new(settings.tuning.clone()) }
     }
 }
 
 impl Connector for Network {
-    fn connect(&self, _: usize, address: &Address) -> Connecting {
-        let (dialler, address, patience) = (self.dialler.clone(), address.clone(), self.patience);
+    fn connect(&self, _: usize, address: &Address, patience: Duration) -> Connecting {
+        let (dialler, address) = (self.dialler.clone(), address.clone());
         Box::pin(async move { Ok(dialler.connect(&address, patience).await?.into()) })
     }
 }
@@ -60,7 +59,8 @@ pub(crate) async fn dial(
     settings: &Settings,
 ) -> Result<Wire, DialError> {
     let attempt = async {
-        let mut wire = connector.connect(endpoint, address).await.map_err(|e| refused(&e))?;
+        let mut wire =
+            connector.connect(endpoint, address, settings.connect_timeout).await.map_err(|e| refused(&e))?;
         if let Some(preamble) = &settings.preamble {
             greet(&mut wire, preamble).await?;
         }

@@ -76,7 +76,7 @@ async fn a_head_outlives_the_end_of_its_reply_but_not_a_refusal() {
 #[tokio::test]
 async fn what_has_ended_does_not_begin_to_wait() {
     let (exchange, ticket, _) = new();
-    let turn = Turn { at: 7, arrival: 7 };
+    let turn = Turn { round: 7, arrival: 7 };
     assert!(exchange.slot.begin_waiting(turn).is_some());
     assert_eq!(ticket.waiting(), Some(turn));
     exchange.slot.end_waiting();

@@ -19,7 +19,7 @@ use super::resolve::not_found;
 use super::{Answer, Found};
 
 /// The longest wait for how long a name holds, which can be done without.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Records of a service that are looked at.
 const MAX_SERVICES: usize = 256;
 

@@ -4,8 +4,10 @@
 //! there before it was lowered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::futures::Notified;
+use tokio::time::Instant;
 
 use crate::lifecycle::{Permit, Permits};
 use crate::queue::Queue;
@@ -24,7 +26,12 @@ struct Pools {
     all: Vec<Weak<Queue>>,
     /// Those that have no socket and need one, in the order in which they get the next ones.
     claims: Vec<Weak<Queue>>,
+    /// Until when nobody takes from a pool what it uses: since somebody claimed it last.
+    turn: Option<Instant>,
 }
+
+/// How long a pool may use what it claimed, before it is somebody else's turn: many requests for one connect.
+pub(super) const TURN: Duration = Duration::from_millis(50);
 
 impl Cap {
     /// At most `sockets` at a time.
@@ -55,19 +62,34 @@ impl Cap {
             return None;
         }
         let permit = self.sockets.try_take()?;
-        pools.claims.retain(|claim| !is(claim, queue));
+        if !pools.claims.is_empty() {
+            pools.claims.remove(0);
+            pools.turn = Some(Instant::now() + TURN);
+        }
         Some(permit)
     }
 
-    /// A pool has no socket and something to send: it has the next one, and others give one up for it.
-    pub(super) fn claim(&self, queue: &Arc<Queue>) {
+    /// A pool has no socket and something to send: it has the next one, and others give one up for it, once it is
+    /// their turn. Returns when to claim again.
+    pub(super) fn claim(&self, queue: &Arc<Queue>) -> Option<Instant> {
         let mut pools = self.pools();
         if !pools.claims.iter().any(|claim| is(claim, queue)) {
             pools.claims.push(Arc::downgrade(queue));
         }
         let others: Vec<_> = pools.all.iter().filter(|other| !is(other, queue)).cloned().collect();
+        let now = Instant::now();
+        let turn = pools.turn.filter(|turn| *turn > now);
         drop(pools);
-        let _ = others.iter().filter_map(Weak::upgrade).any(|other| other.give_way());
+        let others: Vec<_> = others.iter().filter_map(Weak::upgrade).collect();
+        let gives = |idle: bool| others.iter().any(|other| other.give_way(idle));
+        let comes = gives(true) || (turn.is_none() && gives(false));
+        (!comes).then(|| turn.unwrap_or(now + TURN))
+    }
+
+    /// A pool at the cap has something to send: others give up what they do not use.
+    pub(super) fn take_unused(&self, queue: &Arc<Queue>) {
+        let others: Vec<_> = self.pools().all.iter().filter(|other| !is(other, queue)).cloned().collect();
+        let _ = others.iter().filter_map(Weak::upgrade).any(|other| other.give_way(true));
     }
 
     /// A pool wants nothing any more.
@@ -90,7 +112,7 @@ impl Cap {
     /// A leaf among the locks.
     fn pools(&self) -> MutexGuard<'_, Pools> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let Pools { all, claims } = &mut *pools;
+        let Pools { all, claims, .. } = &mut *pools;
         for list in [all, claims] {
             list.retain(|queue| queue.strong_count() > 0);
         }

@@ -70,13 +70,23 @@ impl Health {
         Self { settings, endpoints: Vec::new() }
     }
 
-    /// The same endpoints under other settings.
-    pub(super) fn retune(&mut self, settings: Settings) {
+    /// The same endpoints under other settings. Returns those that were unhealthy, if nothing would show any more that
+    /// they are well again.
+    pub(super) fn retune(&mut self, settings: Settings) -> Vec<usize> {
+        let mut forgiven = Vec::new();
+        if settings.interval.is_none() {
+            let unhealthy = self.endpoints.iter_mut().enumerate().filter(|(_, watched)| !watched.healthy);
+            forgiven.extend(unhealthy.map(|(place, watched)| {
+                (watched.healthy, watched.failed) = (true, 0);
+                place
+            }));
+        }
         if settings.interval != self.settings.interval {
             let first = |interval: Duration| Instant::now() + interval.mul_f64(fastrand::f64());
             self.endpoints.iter_mut().for_each(|watched| watched.probe_at = settings.interval.map(first));
         }
         self.settings = settings;
+        forgiven
     }
 
     /// There is an endpoint at this place of which nothing is known yet; places without a gap.

@@ -15,7 +15,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::cap::Cap;
+use super::cap::{Cap, TURN};
 use super::health::Health;
 use super::names::Names;
 use super::probe::{Found, Question};
@@ -64,6 +64,8 @@ pub struct Keeper {
     kept: Vec<Kept>,
     /// The endpoint that wins the next tie.
     turn: usize,
+    /// When an endpoint was last to give up its last connection for another one where things are led.
+    last_taken: Option<Instant>,
     room: Room,
     /// There were requests since an endpoint without connections was last looked for.
     touched: bool,
@@ -104,6 +106,7 @@ impl Keeper {
             kept: Vec::new(),
             asked: JoinSet::new(),
             turn: 0,
+            last_taken: None,
             room: Room::default(),
             touched: false,
             wanted: false,
@@ -194,12 +197,17 @@ impl Keeper {
                     self.names.shorten(now);
                 }
             }
+            if demand.open > self.settings.max_connections {
+                // Those that were being opened when there was room for them.
+                self.core.queue.shed(self.settings.max_connections);
+            }
             let (uncovered, cover_at) = self.uncovered(&demand, now);
-            let needy = uncovered.or_else(|| self.needy(&demand, now));
+            let (needy, serve_at) = self.needy(&demand, now);
+            let needy = uncovered.or(needy);
             if demand.connecting >= self.settings.max_connecting
                 || !(self.wants_more(&demand) || needy.is_some())
             {
-                return cover_at;
+                return earliest([cover_at, serve_at]);
             }
             let Some(endpoint) = needy.or_else(|| self.pick(&demand, now)) else {
                 return self.kept.iter().filter_map(|k| k.backoff.until).filter(|until| *until > now).min();
@@ -210,6 +218,7 @@ impl Keeper {
             };
             let kept = &mut self.kept[endpoint];
             kept.probing |= std::mem::take(&mut kept.without_room);
+            self.turn = (endpoint + 1) % self.kept.len();
             self.spawn(endpoint, permit);
         }
     }
@@ -218,27 +227,38 @@ impl Keeper {
     /// better; returns when to look again at that.
     fn make_do(&mut self, needy: Option<usize>, demand: &Demand, now: Instant) -> Option<Instant> {
         let asked = demand.has_waiting() || (demand.down && demand.touched);
-        if asked && demand.open + demand.connecting == 0 {
+        let claim_at = if asked && demand.open + demand.connecting == 0 {
             self.room = Room::Claimed;
-            self.cap.claim(&self.core.queue);
+            self.cap.claim(&self.core.queue)
         } else {
             self.room = Room::Short;
-        }
+            if asked && !self.is_superseded() {
+                self.cap.take_unused(&self.core.queue);
+            }
+            None
+        };
         let worth_at = needy.and_then(|needy| self.kept[needy].backoff.worth_at()).filter(|at| *at > now);
         match needy {
-            Some(_) if worth_at.is_some() => self.core.queue.set_full(),
-            Some(needy) => self.core.queue.make_room(needy),
+            Some(needy) if worth_at.is_some() => self.core.queue.set_out_of_reach(needy),
+            Some(needy) => {
+                let last = self.last_taken.is_none_or(|taken| now >= taken + TURN);
+                self.last_taken = if last { Some(now) } else { self.last_taken };
+                self.core.queue.make_room(needy, last);
+            }
             None => {}
         }
         if demand.wanting > 0 || needy.is_some() {
             self.core.queue.make_use_of_cap();
         }
-        worth_at.or(needy.map(|_| now + SPREAD_AGAIN))
+        let waits = needy.is_some_and(|needy| demand.endpoints[needy].waiting > 0);
+        let asked = demand.touched || demand.has_waiting();
+        let spread_at = needy.filter(|_| asked).map(|_| now + if waits { TURN } else { SPREAD_AGAIN });
+        earliest([claim_at, worth_at.or(spread_at)])
     }
 
     fn wants_more(&self, demand: &Demand) -> bool {
         if demand.down {
-            return demand.connecting == 0;
+            return demand.connecting == 0 && (self.wanted || !self.is_superseded());
         }
         let cold = self.unused_deaths >= UNUSED_DEATHS || self.is_superseded();
         let floor = if cold { 0 } else { self.settings.min_connections };
@@ -263,22 +283,30 @@ impl Keeper {
             let it = &demand.endpoints[*e];
             it.is_untouched() && ((self.touched && !it.left_out) || self.kept[*e].without_room)
         };
-        let wanted: SmallVec<[usize; 4]> = (0..self.kept.len()).filter(wanted).collect();
+        // In turn, or the first one would have all the room that is made for others.
+        let in_turn = (self.turn..self.kept.len()).chain(0..self.turn.min(self.kept.len()));
+        let wanted: SmallVec<[usize; 4]> = in_turn.filter(wanted).collect();
         let found = wanted.iter().copied().find(|e| self.kept[*e].backoff.is_over(now));
         self.touched &= wanted.len() > usize::from(found.is_some());
         let until = wanted.into_iter().filter_map(|e| self.kept[e].backoff.until);
         (found, until.filter(|until| *until > now).min())
     }
 
-    /// An endpoint that others cannot stand in for: what waits was led there, or its turns come and it has no room.
-    fn needy(&self, demand: &Demand, now: Instant) -> Option<usize> {
+    /// An endpoint that others cannot stand in for: what waits was led there, or its turns come and it has no room. And
+    /// when to look again.
+    fn needy(&self, demand: &Demand, now: Instant) -> (Option<usize>, Option<Instant>) {
+        let count = self.kept.len();
         let needy = |e: &usize| {
             let it = &demand.endpoints[*e];
             let needs = it.waiting > it.connecting || (it.short && it.connecting == 0);
             let waits = self.is_troubled(demand, *e) && it.connecting > 0;
-            needs && !waits && !it.left_out && self.kept[*e].backoff.is_over(now)
+            needs && !waits && !it.left_out
         };
-        (0..self.kept.len()).filter(needy).min_by_key(|e| demand.endpoints[*e].fill())
+        let (ready, paused): (SmallVec<[usize; 4]>, SmallVec<[usize; 4]>) =
+            (0..count).filter(needy).partition(|e| self.kept[*e].backoff.is_over(now));
+        let turns_away = |e: usize| (e + count - self.turn) % count;
+        let first = ready.into_iter().min_by_key(|e| (demand.endpoints[*e].fill(), turns_away(*e)));
+        (first, paused.into_iter().filter_map(|e| self.kept[e].backoff.until).min())
     }
 
     /// The endpoint with the fewest connections for its weight that may be tried now; one that failed last time is tried by
@@ -293,7 +321,6 @@ impl Keeper {
             let it = &demand.endpoints[*e];
             (it.failing, it.fill(), (e + count - self.turn) % count)
         })?;
-        self.turn = (best + 1) % count;
         Some(best)
     }
 
@@ -353,7 +380,7 @@ impl Keeper {
     fn is_exhausted(&self) -> bool {
         let untouched = self.core.queue.endpoints().iter().all(EndpointDemand::is_untouched);
         let mut there = self.kept.iter().filter(|kept| !kept.removed);
-        untouched && there.all(|kept| kept.backoff.is_exhausted())
+        untouched && !self.names.are_asked() && there.all(|kept| kept.backoff.is_exhausted())
     }
 
     fn connection_ended(&mut self, endpoint: usize, ended: Ended) {

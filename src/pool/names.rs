@@ -3,6 +3,7 @@
 //! Names are looked up at once and again from time to time, each on its own, so that one that hangs holds up no
 //! other. A look-up that fails, or finds nothing, changes nothing: the last answer stays. Driven by the keeper.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::future::{Future, pending};
 use std::io;
@@ -180,11 +181,20 @@ impl Names {
             }
         }
         all.retain(|endpoint| seen.insert(endpoint.address.clone()));
-        if all.len() > MAX_ENDPOINTS {
-            self.events.too_many_addresses(all.len(), MAX_ENDPOINTS);
-            all.truncate(MAX_ENDPOINTS);
-        }
         all
+    }
+
+    /// The most that a pool has.
+    pub(super) fn bound(&self, endpoints: &mut Vec<Endpoint>) {
+        if endpoints.len() > MAX_ENDPOINTS {
+            self.events.too_many_addresses(endpoints.len(), MAX_ENDPOINTS);
+            endpoints.truncate(MAX_ENDPOINTS);
+        }
+    }
+
+    /// Whether a name without an answer may have one any moment.
+    pub(super) fn are_asked(&self) -> bool {
+        self.known.iter().any(|name| name.found.is_empty() && name.under_way.is_some() && !name.late)
     }
 
     fn ended(&mut self, done: Result<(Id, Looked), JoinError>, now: Instant) -> Option<Heard> {
@@ -207,7 +217,7 @@ impl Names {
     fn answered(&mut self, place: usize, answer: Answer, now: Instant) -> Heard {
         let name = &mut self.known[place];
         let Answer { mut found, ttl } = answer;
-        found.sort_unstable_by_key(|found| (found.address, found.backup));
+        found.sort_unstable_by_key(|found| (found.address, found.backup, Reverse(found.weight)));
         found.dedup_by_key(|found| found.address);
         (name.holds, name.backoff) = (ttl.or(name.holds), Backoff::default());
         name.due = now + pause(self.resolve, name.holds);

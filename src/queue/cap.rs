@@ -6,26 +6,36 @@ use super::Queue;
 
 impl Queue {
     /// The cap is reached: until a socket closes, requests are no reason to look for endpoints to connect to.
-    pub fn set_full(&self) {
+    fn set_full(&self) {
         self.inner().roster.full = true;
     }
 
+    /// There can be no connection to `endpoint` yet: what is led there goes elsewhere until there is one.
+    pub fn set_out_of_reach(&self, endpoint: usize) {
+        self.locked(|inner| {
+            inner.roster.full = true;
+            inner.roster.endpoints[endpoint].unreachable |= inner.roster.endpoints[endpoint].open == 0;
+            inner.dispatch();
+        });
+    }
+
     /// Another connection to `endpoint` needs room under the cap, which is reached: one to another endpoint leaves, if
-    /// that has too many.
-    pub fn make_room(&self, endpoint: usize) {
+    /// that has too many; its `last` one may, if what is led there has had its turn.
+    pub fn make_room(&self, endpoint: usize, last: bool) {
         self.set_full();
         self.locked(|inner| {
-            let inbox = inner.roster.make_room(endpoint);
+            let inbox = inner.roster.make_room(endpoint, last);
             inner.put_back(inbox);
         });
     }
 
-    /// Another queue needs room under the cap: a connection leaves, the least used one. False if there is none.
-    pub fn give_way(&self) -> bool {
+    /// Another queue needs room under the cap: a connection leaves, the least used one; only an `idle` one, if so. False
+    /// if there is none.
+    pub fn give_way(&self, idle: bool) -> bool {
         self.locked(|inner| {
-            let inbox = inner.roster.give_way();
+            let Some(inbox) = inner.roster.give_way(idle) else { return false };
             inner.put_back(inbox);
-            !inner.roster.members.is_empty()
+            true
         })
     }
 

@@ -55,7 +55,7 @@ impl EndpointDemand {
 
     /// How many connections it has for its weight, or soon will have.
     pub fn fill(&self) -> u64 {
-        (((self.open + self.connecting) as u64) << 32) / self.weight.max(1)
+        (((self.open + self.connecting) as u64) << 44) / self.weight.max(1)
     }
 }
 

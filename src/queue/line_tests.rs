@@ -66,6 +66,13 @@ async fn of_a_full_queue_the_last_in_turn_is_refused() {
     assert!(polite.iter().all(|name| !refused(&mut rig, name)));
     let theirs: Vec<_> = greedy.iter().map(|name| refused(&mut rig, name)).collect();
     assert_eq!(theirs, [false, false, false, false, true, true, true, true]);
+    // However often it asks meanwhile.
+    for _ in 0..1000 {
+        let more = rig.push_with(20, None);
+        assert!(refused(&mut rig, &more));
+    }
+    let late = rig.push();
+    assert!(!refused(&mut rig, &late));
     // With one request each, who comes last is refused.
     let mut rig = Rig::new(1, 2);
     let names = [rig.push(), rig.push(), rig.push()];
@@ -102,6 +109,13 @@ async fn what_waits_for_an_endpoint_in_trouble_goes_on_to_the_next() {
     rig.finish(0);
     let next = rig.push_with(0, Some(to_first));
     assert_eq!(rig.take(0), Some(next));
+    rig.finish(0);
+    // There is no room for a connection to it.
+    rig.queue.connecting(0).join();
+    let waiting = rig.push_with(0, Some(to_first));
+    assert_eq!(rig.take(0), None);
+    rig.queue.set_out_of_reach(0);
+    assert_eq!(rig.take(0), Some(waiting));
     rig.finish(0);
     // Without a key, or with no endpoint to wait for, anybody will do.
     let keyless = rig.push_with(0, None);

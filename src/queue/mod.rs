@@ -35,6 +35,12 @@ pub use seat::{Call, Connecting, Seat};
 use waiting::{Kind, Waiting};
 use woken::Woken;
 
+#[cfg(test)]
+thread_local! {
+    /// How often a keeper of this thread has looked.
+    pub(crate) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// The bounds of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -73,6 +79,9 @@ struct Inner {
     waiting: Waiting,
     retries: Retries,
     arrivals: u64,
+    /// In a round as many are served as waited when it began.
+    round: u64,
+    left_of_round: usize,
     /// Why the last attempt to connect failed, if nothing is open.
     down: Option<String>,
     /// Something was pushed since the keeper last looked.
@@ -90,6 +99,8 @@ impl Queue {
             waiting: Waiting::default(),
             retries: Retries::new(settings.retry),
             arrivals: 0,
+            round: 0,
+            left_of_round: 0,
             down: None,
             touched: false,
             refused: Vec::new(),
@@ -166,7 +177,9 @@ impl Queue {
             inner.settings = settings;
             inner.roster.retune(&settings);
             inner.retries.retune(settings.retry);
-            inner.dispatch();
+            // Where things are led may be another matter now.
+            let led = inner.waiting.misled(|_| false);
+            inner.put_back(led);
         });
         self.changed.notify_one();
     }
@@ -253,11 +266,13 @@ impl Queue {
 
     /// What the keeper needs to know now.
     pub fn demand(&self) -> Demand {
+        #[cfg(test)]
+        LOOKS.with(|looks| looks.set(looks.get() + 1));
         self.locked(|Inner { roster, waiting, down, touched, .. }| Demand {
             wanting: waiting.count(None, false)
                 + waiting.count(None, true).min(roster.uploads_left())
                 + roster.overload(),
-            endpoints: roster.demands(|endpoint| waiting.led_to(endpoint, roster.uploads_left())),
+            endpoints: roster.demands(&waiting.led(roster.endpoints.len(), roster.uploads_left())),
             open: roster.open(),
             connecting: roster.connecting(),
             down: down.is_some(),
@@ -274,7 +289,7 @@ impl Queue {
     /// What the keeper needs to know of the endpoints.
     pub fn endpoints(&self) -> EndpointDemands {
         let inner = self.inner();
-        inner.roster.demands(|endpoint| inner.waiting.led_to(endpoint, inner.roster.uploads_left()))
+        inner.roster.demands(&inner.waiting.led(inner.roster.endpoints.len(), inner.roster.uploads_left()))
     }
 
     /// Completes when [`Queue::demand`] may have changed. Cancel-safe; for one waiter.
@@ -330,29 +345,29 @@ impl Inner {
     }
 
     /// Gives an exchange its turn, and leads it where its key says. Each that its client has outstanding before it
-    /// costs it as much as a round of those that wait: a client with many has one in each round, as the others do.
+    /// costs it a round: a client with many has one in each, as the others do. Rounds go by what is served, not by what
+    /// comes: asking again and again makes nobody older.
     fn line_up(&mut self, exchange: &mut Exchange) {
         self.arrivals += 1;
-        let later = exchange.ahead.saturating_mul(self.waiting.len()) as u64;
-        exchange.turn = Turn { at: self.arrivals.saturating_add(later), arrival: self.arrivals };
+        exchange.turn = Turn { round: self.round + exchange.ahead as u64, arrival: self.arrivals };
         self.lead(exchange);
     }
 
     fn lead(&self, exchange: &mut Exchange) {
-        if self.settings.rule == Rule::Hash {
-            exchange.led_to = exchange.key.and_then(|key| self.roster.lead(key, exchange.tried.endpoint));
-        }
+        let key = exchange.key.filter(|_| self.settings.rule == Rule::Hash);
+        exchange.led_to = key.and_then(|key| self.roster.lead(key, exchange.tried.endpoint));
     }
 
-    /// The queue is full: who has the last turn of all is refused.
+    /// The queue is full: who has the last turn of all is refused, or the last of those who are led to one endpoint,
+    /// where that is what fills it.
     fn take_the_place_of_the_last(&mut self, exchange: Exchange) {
-        let last = self.waiting.last().filter(|last| exchange.turn < last.turn && !last.tried.begun);
+        let longest = self.waiting.longer_than(Kind::of(&exchange));
+        let last = longest.or_else(|| self.waiting.last().filter(|last| exchange.turn < last.turn));
+        let last = last.filter(|last| !last.tried.begun);
         if let Some(last) = last.map(|last| last.turn).and_then(|turn| self.waiting.remove(turn)) {
             self.refused.push((last, Refusal::QueueFull));
             self.put_back([exchange]);
         } else {
-            // Who is refused takes no turn: asking again and again makes nobody older.
-            self.arrivals -= 1;
             self.refused.push((exchange, Refusal::QueueFull));
         }
     }
@@ -360,7 +375,8 @@ impl Inner {
     /// Exchanges that no connection has begun wait, each at its turn. What ended meanwhile has nobody to
     /// withdraw it any more.
     fn put_back(&mut self, exchanges: impl IntoIterator<Item = Exchange>) {
-        for exchange in exchanges {
+        for mut exchange in exchanges {
+            self.lead(&mut exchange);
             let over = if exchange.bound { Some(exchange) } else { self.waiting.insert(exchange) };
             self.refused.extend(over.map(|exchange| (exchange, Refusal::Lost)));
         }
@@ -372,7 +388,6 @@ impl Inner {
         let now = Instant::now();
         if !exchange.bound && self.retries.allow(&mut exchange, now) {
             exchange.slot.mark_retried(rung, now);
-            self.lead(&mut exchange);
             self.put_back([exchange]);
         } else {
             self.refused.push((exchange, otherwise.clone()));
@@ -387,6 +402,7 @@ impl Inner {
         }
         self.reserve();
         while let Some((key, exchange)) = self.next_pair() {
+            self.note_served();
             exchange.slot.mark_given(Instant::now());
             self.roster.give(key, exchange);
             self.reserve();
@@ -398,11 +414,18 @@ impl Inner {
 
     /// What waits for an endpoint that it need not wait for any more goes on to the next best one.
     fn lead_elsewhere(&mut self) {
-        let roster = &self.roster;
-        for mut exchange in self.waiting.misled(|endpoint| roster.can_wait_for(endpoint)) {
+        for mut exchange in self.waiting.misled(self.roster.can_wait_for()) {
             self.lead(&mut exchange);
             let over = self.waiting.insert(exchange);
             self.refused.extend(over.map(|exchange| (exchange, Refusal::Lost)));
+        }
+    }
+
+    fn note_served(&mut self) {
+        self.left_of_round = self.left_of_round.saturating_sub(1);
+        if self.left_of_round == 0 {
+            self.round += 1;
+            self.left_of_round = self.waiting.len();
         }
     }
 
@@ -417,11 +440,13 @@ impl Inner {
             let Kind { endpoint, in_parts } = Kind::of(first);
             Some((self.roster.choose(endpoint, in_parts, first.tried.endpoint)?, first.turn))
         };
-        let (key, turn) = self.waiting.firsts().find_map(pair)?;
+        let (key, turn) = self.waiting.firsts(|only| self.roster.may_have_room(only)).find_map(pair)?;
         Some((key, self.waiting.remove(turn)?))
     }
 }
 
+#[cfg(test)]
+mod led_tests;
 #[cfg(test)]
 mod line_tests;
 #[cfg(test)]

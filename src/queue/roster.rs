@@ -295,42 +295,52 @@ impl Roster {
     }
 
     /// Makes room under the cap for another connection to `endpoint`, at the cost of an endpoint that has more for its
-    /// weight, or has idle ones and nothing is led there. Returns what that connection had been given and not taken.
-    pub(super) fn make_room(&mut self, endpoint: usize) -> VecDeque<Exchange> {
+    /// weight, or of one of those where things are led: an idle one, or the `last` one. Returns what that connection
+    /// had been given and not taken.
+    pub(super) fn make_room(&mut self, endpoint: usize, last: bool) -> VecDeque<Exchange> {
         if self.room_is_coming() {
             return VecDeque::new();
         }
-        let last = |m: &Member| self.endpoints[m.endpoint].open == 1;
-        let may_go = |m: &Member| m.endpoint != endpoint && self.may_go(m, endpoint);
+        let is_last = |m: &Member| self.endpoints[m.endpoint].open == 1;
+        let leaving = self.is_losing_one();
+        let may_go =
+            |m: &Member| m.endpoint != endpoint && self.may_go(m, endpoint, last) && m.may_leave(leaving);
         let spare = self.members.iter().filter(|(_, m)| may_go(m));
-        let least_used = spare.min_by_key(|(_, m)| (last(m), m.in_flight, m.used)).map(|(key, _)| key);
+        let least_used = spare.min_by_key(|(_, m)| (is_last(m), m.in_flight, m.used)).map(|(key, _)| key);
         least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Balance))
     }
 
-    /// Makes room under the cap for those of another roster. Returns what the connection had been given and not taken.
-    pub(super) fn give_way(&mut self) -> VecDeque<Exchange> {
+    /// Makes room under the cap for those of another roster, if it can be by an `idle` one only. Returns what the
+    /// connection had been given and not taken, if there is one to leave.
+    pub(super) fn give_way(&mut self, idle: bool) -> Option<VecDeque<Exchange>> {
         if self.room_is_coming() {
-            return VecDeque::new();
+            return Some(VecDeque::new());
         }
-        let least_used = self.members.iter().min_by_key(|(_, m)| (m.in_flight, m.used)).map(|(key, _)| key);
-        least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Balance))
+        let leaving = idle || self.is_losing_one();
+        let may_go = self.members.iter().filter(|(_, m)| m.may_leave(leaving));
+        let least_used = may_go.min_by_key(|(_, m)| (m.in_flight, m.used)).map(|(key, _)| key)?;
+        Some(self.call_off(least_used, CloseReason::Balance))
     }
 
-    /// A connection is leaving, if who only waits for something gives way.
+    /// A connection is about to be gone. Who only waits for something gives way.
     fn room_is_coming(&mut self) -> bool {
-        let is_coming = self.members.iter().any(|(_, m)| m.standing == Standing::Retiring);
-        if is_coming {
+        if self.is_losing_one() {
             self.evict_stuck(1);
         }
-        is_coming
+        self.members.iter().any(|(_, m)| m.standing == Standing::Retiring && m.in_flight == 0)
+    }
+
+    /// Whether a connection is leaving, however long that takes.
+    fn is_losing_one(&self) -> bool {
+        self.members.iter().any(|(_, m)| m.standing == Standing::Retiring)
     }
 
     /// Whether the endpoint of a connection can do without it better than `endpoint` without another one.
-    fn may_go(&self, member: &Member, endpoint: usize) -> bool {
+    fn may_go(&self, member: &Member, endpoint: usize, last: bool) -> bool {
         let (from, to) = (&self.endpoints[member.endpoint], &self.endpoints[endpoint]);
         if self.rule == Rule::Hash {
             // What is led there can go nowhere else.
-            return to.open == 0 || (from.open > 1 && member.in_flight == 0);
+            return if to.open == 0 { from.open > 1 || last } else { from.open > 1 && member.in_flight == 0 };
         }
         from.open > 1 && (to.open == 0 || self.has_more(member.endpoint, endpoint))
     }
@@ -338,7 +348,7 @@ impl Roster {
     /// Has an idle connection close whose endpoint is left out, or a backup that is not to be used, if there is one,
     /// and none is on its way out already.
     pub(super) fn call_off_left_out(&mut self) {
-        if self.members.iter().any(|(_, m)| m.standing == Standing::Retiring) {
+        if self.room_is_coming() {
             return;
         }
         let standards = self.standards();
@@ -374,9 +384,12 @@ impl Roster {
         self.endpoints.iter().map(|e| e.connecting).sum()
     }
 
-    /// Exchanges that more connections would carry better.
+    /// Exchanges that more connections would carry better: those above `grow_at` that would have no place below it.
     pub(super) fn overload(&self) -> usize {
-        self.members.iter().map(|(_, m)| m.in_flight.saturating_sub(self.grow_at)).sum()
+        let staying = self.members.iter().filter(|(_, m)| m.standing != Standing::Retiring);
+        let (in_flight, connections) =
+            staying.fold((0, 0), |(sum, count), (_, m)| (sum + m.in_flight, count + 1));
+        in_flight.saturating_sub(self.grow_at.saturating_mul(connections))
     }
 
     /// Whether a connection has more than another one should be opened for.
@@ -403,6 +416,11 @@ impl Roster {
 }
 
 impl Member {
+    /// Whether it may be asked to leave. One that is busy is not, while another one is `leaving` already.
+    fn may_leave(&self, leaving: bool) -> bool {
+        self.standing != Standing::Retiring && !(leaving && self.in_flight > 0)
+    }
+
     fn takes(&self, room: usize) -> bool {
         self.in_flight < room && self.standing == Standing::Open && !self.uploading
     }

@@ -73,9 +73,16 @@ impl Waiting {
         self.lines.iter().find(|line| line.kind == kind).map_or(0, |line| line.entries.len())
     }
 
-    /// How many were led to `endpoint`, of those in parts at most so many.
-    pub(super) fn led_to(&self, endpoint: usize, uploads: usize) -> usize {
-        self.count(Some(endpoint), false) + self.count(Some(endpoint), true).min(uploads)
+    /// How many were led to each of so many endpoints, of those in parts at most `uploads`. Empty if none were.
+    pub(super) fn led(&self, endpoints: usize, uploads: usize) -> Vec<usize> {
+        let mut led = Vec::new();
+        for line in &self.lines {
+            let Some(endpoint) = line.kind.endpoint else { continue };
+            led.resize(endpoints, 0);
+            let most = if line.kind.in_parts { uploads } else { usize::MAX };
+            led[endpoint] += line.entries.len().min(most);
+        }
+        led
     }
 
     /// Whether somebody waits for the same.
@@ -124,9 +131,19 @@ impl Waiting {
         lasts.max_by_key(|(turn, _)| **turn).map(|(_, entry)| &entry.exchange)
     }
 
-    /// The first of each line, in their turn.
-    pub(super) fn firsts(&self) -> impl Iterator<Item = &Exchange> {
-        let firsts = self.lines.iter().filter_map(|line| line.entries.values().next());
+    /// The last of those that were led to one endpoint, if they are more than those who wait for something else and
+    /// one more.
+    pub(super) fn longer_than(&self, kind: Kind) -> Option<&Exchange> {
+        let led = self.lines.iter().filter(|line| line.kind.endpoint.is_some() && line.kind != kind);
+        let longest = led.max_by_key(|line| line.entries.len())?;
+        let is_longer = longest.entries.len() > self.count(kind.endpoint, kind.in_parts) + 1;
+        longest.entries.values().next_back().filter(|_| is_longer).map(|entry| &entry.exchange)
+    }
+
+    /// The first of each line that `may` be served, in their turn.
+    pub(super) fn firsts(&self, may: impl Fn(Option<usize>) -> bool) -> impl Iterator<Item = &Exchange> {
+        let lines = self.lines.iter().filter(|line| may(line.kind.endpoint));
+        let firsts = lines.filter_map(|line| line.entries.values().next());
         let mut firsts: SmallVec<[&Exchange; 4]> = firsts.map(|entry| &entry.exchange).collect();
         firsts.sort_unstable_by_key(|exchange| exchange.turn);
         firsts.into_iter()

@@ -66,7 +66,7 @@ struct Endpoints {
 }
 
 impl Connector for Endpoints {
-    fn connect(&self, endpoint: usize, _: &Address) -> Connecting {
+    fn connect(&self, endpoint: usize, _: &Address, _: Duration) -> Connecting {
         let dialling = self.oracle.dials(self.plan.pool.max_connections);
         let (plan, oracle, start) = (self.plan.clone(), self.oracle.clone(), self.start);
         let calm = start + plan.calm;

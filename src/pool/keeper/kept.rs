@@ -63,12 +63,17 @@ impl Keeper {
     /// Uses what the names stand for now, or this host's part of it.
     pub(super) fn look_at_names(&mut self) {
         let mut endpoints = self.names.endpoints();
+        if endpoints.is_empty() {
+            // What there is goes on until something is known of the names.
+            return;
+        }
         subset::choose(
             &mut endpoints,
             self.settings.balance.subset,
             hash(net::host().as_bytes()),
             self.core.events.name(),
         );
+        self.names.bound(&mut endpoints);
         self.set_endpoints(&endpoints);
     }
 
@@ -136,7 +141,9 @@ impl Keeper {
         let Orders { settings, superseded } = orders;
         self.shared = Arc::new(self.shared.retuned(settings.connection.clone()));
         let interval = settings.health.interval.filter(|_| !superseded);
-        self.health.retune(health::Settings { interval, ..settings.health.clone() });
+        for place in self.health.retune(health::Settings { interval, ..settings.health.clone() }) {
+            self.core.queue.set_healthy(place, true);
+        }
         self.question =
             Question::new(&settings.health, &self.shared.protocol, settings.connection.max_buffered)
                 .map(Arc::new);

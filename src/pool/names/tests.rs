@@ -92,7 +92,9 @@ impl World {
     }
 
     fn shown(&self) -> Vec<String> {
-        self.names.endpoints().iter().map(Endpoint::to_string).collect()
+        let mut endpoints = self.names.endpoints();
+        self.names.bound(&mut endpoints);
+        endpoints.iter().map(Endpoint::to_string).collect()
     }
 
     /// The times of the look-ups of a name.

@@ -59,6 +59,60 @@ async fn two_pools_with_work_take_turns() {
     }
 }
 
+/// Each request costs a connect otherwise, and who is further from the clock gets none.
+#[tokio::test(start_paused = true)]
+async fn a_turn_is_for_many_requests() {
+    let (mut first, mut server, mut second) = pair().await;
+    let mut opened = 0;
+    for _ in 0..10 {
+        for world in [&mut second, &mut first] {
+            let mut calls: Vec<_> = (0..20).map(|n| world.call(&[n])).collect();
+            let serving = async {
+                loop {
+                    while let Some((_, id, payload)) = server.try_receive().await {
+                        tokio::time::sleep(SECOND / 1000).await;
+                        server.send(0, id, &payload).await;
+                    }
+                    server = world.accept().await;
+                    opened += 1;
+                }
+            };
+            let answered = async {
+                for call in &mut calls {
+                    call.reply().await;
+                }
+            };
+            tokio::select! { () = answered => {}, () = serving => unreachable!() }
+        }
+    }
+    assert_eq!(opened, 20);
+    // Both at once.
+    let before = first.events.closed.of(CloseReason::Balance).get()
+        + second.events.closed.of(CloseReason::Balance).get();
+    let mut calls: Vec<_> = (0..200u8).flat_map(|n| [first.call(&[n]), second.call(&[n])]).collect();
+    let serving = async {
+        loop {
+            while let Some((_, id, payload)) = server.try_receive().await {
+                tokio::time::sleep(SECOND / 1000).await;
+                server.send(0, id, &payload).await;
+            }
+            server = tokio::select! {
+                server = first.accept() => server,
+                server = second.accept() => server,
+            };
+        }
+    };
+    let answered = async {
+        for call in &mut calls {
+            call.reply().await;
+        }
+    };
+    tokio::select! { () = answered => {}, () = serving => unreachable!() }
+    let after = first.events.closed.of(CloseReason::Balance).get()
+        + second.events.closed.of(CloseReason::Balance).get();
+    assert!(after - before < 20, "{} turns for 400 requests", after - before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_floor_is_no_reason_to_take_a_connection_from_another_pool() {
     let (first, mut server, mut second) = pair().await;

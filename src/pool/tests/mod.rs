@@ -1,6 +1,7 @@
 //! The pool in paused time, its queue, keeper and connections together.
 //! Long because it is a list: one story after another, none needing the next.
 
+mod at_cap;
 mod balance;
 mod generations;
 mod health;

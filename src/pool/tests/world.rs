@@ -61,7 +61,7 @@ struct Script {
 }
 
 impl Connector for Script {
-    fn connect(&self, endpoint: usize, _: &Address) -> Connecting {
+    fn connect(&self, endpoint: usize, _: &Address, _: Duration) -> Connecting {
         let mut failures = self.failures.lock().unwrap();
         if failures.front().is_some_and(|(e, _)| *e == endpoint) {
             let (_, kind) = failures.pop_front().unwrap();

@@ -128,7 +128,7 @@ async fn a_backup_gets_something_only_while_nobody_else_can() {
     assert_eq!(r.choose(None, false, None), None, "the other one is busy, not gone");
     r.members[key].inbox.clear();
     r.done(key, Verdict::Replied);
-    let left_out = |r: &Roster| r.demands(|_| 0).iter().map(|it| it.left_out).collect::<Vec<_>>();
+    let left_out = |r: &Roster| r.demands(&[]).iter().map(|it| it.left_out).collect::<Vec<_>>();
     assert_eq!(left_out(&r), [false, true]);
     // Its last connection ends: it may come back, as far as is known.
     r.leave(key);
@@ -215,9 +215,9 @@ async fn connections_move_to_who_has_too_few_for_its_weight() {
     let spare: Vec<_> = (0..5).map(|_| r.join(0)).collect();
     let called_off = |r: &Roster| r.members.iter().filter(|(_, m)| m.standing == Standing::Retiring).count();
     for _ in 0..2 {
-        r.make_room(1);
+        r.make_room(1, false);
         assert_eq!(called_off(&r), 1);
-        r.make_room(1);
+        r.make_room(1, false);
         assert_eq!(called_off(&r), 1, "one at a time");
         let key =
             r.members.iter().find(|(_, m)| m.standing == Standing::Retiring).map(|(key, _)| key).unwrap();
@@ -225,9 +225,9 @@ async fn connections_move_to_who_has_too_few_for_its_weight() {
         r.leave(key);
         r.join(1);
     }
-    r.make_room(1);
+    r.make_room(1, false);
     assert_eq!(called_off(&r), 0, "four and three are as even as can be");
-    r.make_room(0);
+    r.make_room(0, false);
     assert_eq!(called_off(&r), 0);
     assert!(spare.len() > 2);
 }
@@ -243,11 +243,11 @@ async fn what_is_led_somewhere_takes_idle_connections_of_others() {
     for (key, _) in keys.iter().filter(|(_, endpoint)| *endpoint != 1) {
         r.give(*key, exchange());
     }
-    r.make_room(0);
+    r.make_room(0, false);
     let (key, endpoint) = retiring(&r).unwrap();
     assert_eq!((endpoint, r.members[key].in_flight), (1, 0));
     r.leave(key);
-    r.make_room(0);
+    r.make_room(0, false);
     assert_eq!(retiring(&r), None, "the last one, and busy ones, stay");
 }
 
@@ -268,4 +268,27 @@ async fn who_is_an_endpoint_no_longer_finishes_what_it_has() {
     // Nobody else is there: it stays without.
     r.remove_endpoint(1 - endpoint);
     assert_eq!(r.choose(None, false, None), None);
+}
+/// Weights of SRV records times a configured weight.
+#[tokio::test]
+async fn large_weights_lead_by_their_ratio() {
+    let r = roster(&settings(Rule::Hash), &[65_535 * 100, 65_535 * 50], 1);
+    let to_first = (0..30_000u64).filter(|n| r.lead(hash(&n.to_le_bytes()), None) == Some(0)).count();
+    assert!((19_000..21_000).contains(&to_first), "{to_first} of 30000, 20000 due");
+}
+/// An endpoint that flaps while it warms up.
+#[tokio::test(start_paused = true)]
+async fn slow_start_begins_anew_for_who_came_back_again() {
+    let mut r = roster(&Settings { slow_start: 10 * SECOND, ..settings(Rule::RoundRobin) }, &[1, 1], 0);
+    r.join(0);
+    r.endpoints[1].unreachable = true;
+    let key = r.join(1);
+    assert!(r.endpoints[1].warming.is_some());
+    advance(9 * SECOND).await;
+    r.leave(key);
+    r.endpoints[1].unreachable = true;
+    advance(SECOND).await;
+    r.join(1);
+    let given = given(&mut r, 100);
+    assert!(given[1] < 30, "{given:?}: it has just come back");
 }

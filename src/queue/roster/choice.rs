@@ -30,7 +30,7 @@ const WHOLE: u64 = 1024;
 /// What an endpoint that comes back has at least of each `WHOLE`.
 const COLD: u64 = WHOLE / 10;
 /// How far a turn moves an endpoint back whose weight is one part.
-const STRIDE: u64 = 1 << 40;
+const STRIDE: u64 = 1 << 52;
 /// Turns that an endpoint makes up for which had no room when they came.
 const MADE_UP: u64 = 64;
 /// Turns that an endpoint must have missed to need another connection.
@@ -99,16 +99,24 @@ impl Roster {
         let (standards, now) = (self.standards(), self.clock());
         let candidates = self.endpoints.iter().enumerate().filter(|(_, it)| can_wait(standards, it));
         let scored = candidates.map(|(endpoint, it)| {
-            let weight = u32::try_from(self.weight(it, now)).unwrap_or(u32::MAX);
-            (endpoint, Some(endpoint) != avoid, score(key, it.share.seed, weight))
+            (endpoint, Some(endpoint) != avoid, score(key, it.share.seed, self.weight(it, now)))
         });
         let best = scored.max_by(|(_, a, x), (_, b, y)| a.cmp(b).then(x.total_cmp(y)));
         best.map(|(endpoint, ..)| endpoint)
     }
 
-    /// Whether what was led to an endpoint is to wait for it.
-    pub(in crate::queue) fn can_wait_for(&self, endpoint: usize) -> bool {
-        can_wait(self.standards(), &self.endpoints[endpoint])
+    /// Tells whether what was led to an endpoint is to wait for it.
+    pub(in crate::queue) fn can_wait_for(&self) -> impl Fn(usize) -> bool {
+        let standards = self.standards();
+        move |endpoint| can_wait(standards, &self.endpoints[endpoint])
+    }
+
+    /// Whether a connection may have room for what waits for `only` one endpoint.
+    pub(in crate::queue) fn may_have_room(&self, only: Option<usize>) -> bool {
+        only.is_none_or(|only| {
+            let it = &self.endpoints[only];
+            it.in_flight < it.open.saturating_mul(self.room)
+        })
     }
 
     /// The least that an endpoint would have in flight for its weight with one more. Who has less than that has not had
@@ -118,7 +126,7 @@ impl Roster {
             return 0;
         }
         let usable = self.endpoints.iter().filter(|it| it.open > 0 && standards.admit(it));
-        usable.map(|it| (it.in_flight as u64 + 1) * self.stride(it, now)).min().unwrap_or(0)
+        usable.map(|it| (it.in_flight as u64 + 1).saturating_mul(self.stride(it, now))).min().unwrap_or(0)
     }
 
     /// Of one endpoint; smaller is better.
@@ -128,7 +136,7 @@ impl Roster {
         }
         let it = &self.endpoints[endpoint];
         let load = match self.rule {
-            Rule::LeastInFlight | Rule::Hash => it.in_flight as u64 * self.stride(it, now),
+            Rule::LeastInFlight | Rule::Hash => (it.in_flight as u64).saturating_mul(self.stride(it, now)),
             Rule::RoundRobin => 0,
         };
         let load = if load < level { 0 } else { load };
@@ -207,7 +215,8 @@ impl Roster {
     pub(super) fn has_more(&self, one: usize, other: usize) -> bool {
         let now = self.clock();
         let (one, other) = (&self.endpoints[one], &self.endpoints[other]);
-        let share = |connections: usize, it: &Endpoint| connections as u64 * self.stride(it, now);
+        let share =
+            |connections: usize, it: &Endpoint| (connections as u64).saturating_mul(self.stride(it, now));
         share(one.open.saturating_sub(1), one) >= share(other.open + other.connecting + 1, other)
     }
 
@@ -219,9 +228,7 @@ impl Roster {
     /// An endpoint came back: among others that serve it gets its share bit by bit.
     pub(super) fn warm_up(&mut self, endpoint: usize) {
         let others = |(other, it): (usize, &Endpoint)| other != endpoint && it.open > 0;
-        let it = &self.endpoints[endpoint];
-        if self.slow_start.is_zero() || it.warming.is_some() || !self.endpoints.iter().enumerate().any(others)
-        {
+        if self.slow_start.is_zero() || !self.endpoints.iter().enumerate().any(others) {
             return;
         }
         let now = Instant::now();
@@ -254,14 +261,14 @@ impl Roster {
         self.standards().good
     }
 
-    /// What the keeper needs to know of each endpoint; `waiting` is what was led to it and waits.
-    pub(in crate::queue) fn demands(&self, waiting: impl Fn(usize) -> usize) -> EndpointDemands {
+    /// What the keeper needs to know of each endpoint; what was `led` to it waits.
+    pub(in crate::queue) fn demands(&self, led: &[usize]) -> EndpointDemands {
         let (standards, now) = (self.standards(), self.clock());
         let demand = |(place, it): (usize, &Endpoint)| EndpointDemand {
             open: it.open,
             connecting: it.connecting,
             weight: self.weight(it, now),
-            waiting: waiting(place),
+            waiting: led.get(place).copied().unwrap_or(0),
             short: it.short,
             failing: it.is_failing(),
             ejected: it.ejected,

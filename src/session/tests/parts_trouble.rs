@@ -162,7 +162,7 @@ async fn when_a_place_for_uploads_is_free_a_connection_is_opened() {
 struct Wide(tokio::sync::mpsc::Sender<Wire>);
 
 impl Connector for Wide {
-    fn connect(&self, _: usize, _: &Address) -> Connecting {
+    fn connect(&self, _: usize, _: &Address, _: Duration) -> Connecting {
         let (near, far) = memory::pair(1 << 20);
         let doors = self.0.clone();
         Box::pin(async move {
