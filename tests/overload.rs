@@ -284,7 +284,7 @@ fn the_oldest_wait_is_not_that_of_a_retried_one() {
     }
 }
 
-/// The third request of a client waits longer than the first one of another that came after it.
+/// The second request of a client waits longer than the first one of another that came after it.
 #[test]
 fn the_oldest_wait_is_not_that_of_the_first_in_turn() {
     let p = multiplex();
@@ -311,13 +311,13 @@ fn the_oldest_wait_is_not_that_of_the_first_in_turn() {
         first.is_answered();
         next(2);
         greedy.expect(&asked[0]);
-        oldest_is(&daemon, sent, seen);
-        next(1);
-        greedy.expect(&asked[1]);
         // What is at the server now is that of the polite one.
         oldest_is(&daemon, sent, seen);
-        next(0);
+        next(1);
         polite.waiter.is_answered();
+        oldest_is(&daemon, sent, seen);
+        next(0);
+        greedy.expect(&asked[1]);
         server.ask("release");
         greedy.expect(&asked[2]);
         daemon.assert_conserved();
