@@ -34,8 +34,8 @@ pub struct Exchange {
     pub key: Option<u64>,
     /// The endpoint that it waits for, if others will not do.
     pub led_to: Option<usize>,
-    /// How many requests of the same client were outstanding before it.
-    pub ahead: usize,
+    /// The round of the last request of the same client that waits, if one does.
+    pub behind: Option<u64>,
     /// What its earlier attempts came to.
     pub tried: Tried,
     /// No other endpoint will do than the one it was given to.
@@ -47,7 +47,7 @@ pub struct Exchange {
 /// A place in the order of those that wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
-    /// The round; a later one for a client that has others outstanding.
+    /// The round: one later than that of the last one of its client that waits.
     pub round: u64,
     /// The number of its own arrival.
     pub arrival: u64,
@@ -134,7 +134,7 @@ pub fn open(
         turn: Turn::default(),
         key: None,
         led_to: None,
-        ahead: 0,
+        behind: None,
         tried: Tried::default(),
         bound: false,
         slot,

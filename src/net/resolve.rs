@@ -81,11 +81,13 @@ async fn hosts(host: &str, port: u16) -> io::Result<Answer> {
 }
 
 #[cfg(not(feature = "dns"))]
+#[expect(clippy::unused_async, reason = "with the feature it waits")]
 async fn ttl(_: &str) -> Option<Duration> {
     None
 }
 
 #[cfg(not(feature = "dns"))]
+#[expect(clippy::unused_async, reason = "with the feature it waits")]
 async fn services(_: &str) -> io::Result<Answer> {
     Err(not_found("this build has no service records"))
 }

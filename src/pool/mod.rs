@@ -82,8 +82,8 @@ pub struct Sender<'i> {
     pub first: bool,
     /// What it calls the request.
     pub id: &'i Id,
-    /// Requests of its own that have no answer yet.
-    pub outstanding: usize,
+    /// The round of the last request of its own that waits, if one does.
+    pub behind: Option<u64>,
 }
 
 /// What is known of one endpoint, for metrics and the pool table.
@@ -229,7 +229,7 @@ impl Pool {
         let deadline = request.rest.is_none().then(|| now + self.settings.request_timeout);
         let key = self.settings.balance.policy.key(&request.bytes, sender.id, &*self.protocol);
         let (mut exchange, ticket) = exchange::open(request, sender.first, now, deadline, &self.core.events);
-        (exchange.key, exchange.ahead) = (key, sender.outstanding);
+        (exchange.key, exchange.behind) = (key, sender.behind);
         if self.core.back.phase() == Phase::Running {
             self.core.queue.push(exchange);
         } else {

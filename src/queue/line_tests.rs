@@ -33,7 +33,7 @@ fn served(rig: &mut Rig, seat: usize, count: usize) -> Vec<u64> {
 #[tokio::test]
 async fn a_client_with_many_has_one_in_each_round() {
     let mut rig = Rig::new(1, 100);
-    let greedy: Vec<_> = (0..20).map(|ahead| rig.push_with(ahead, None)).collect();
+    let greedy = rig.push_many(20);
     let polite: Vec<_> = (0..10).map(|_| rig.push()).collect();
     rig.join(0);
     let order = served(&mut rig, 0, 30);
@@ -47,7 +47,7 @@ async fn a_client_with_many_has_one_in_each_round() {
 #[tokio::test]
 async fn newcomers_do_not_keep_a_client_with_many_waiting_for_ever() {
     let mut rig = Rig::new(1, 100);
-    let greedy: Vec<_> = (0..4).map(|ahead| rig.push_with(ahead, None)).collect();
+    let greedy = rig.push_many(4);
     rig.join(0);
     let mut order = Vec::new();
     for _ in 0..40 {
@@ -60,7 +60,7 @@ async fn newcomers_do_not_keep_a_client_with_many_waiting_for_ever() {
 #[tokio::test]
 async fn of_a_full_queue_the_last_in_turn_is_refused() {
     let mut rig = Rig::new(1, 8);
-    let greedy: Vec<_> = (0..8).map(|ahead| rig.push_with(ahead, None)).collect();
+    let greedy = rig.push_many(8);
     let polite: Vec<_> = (0..4).map(|_| rig.push()).collect();
     let refused = |rig: &mut Rig, name: &u64| matches!(rig.answer(*name), Some(Err(Refusal::QueueFull)));
     assert!(polite.iter().all(|name| !refused(&mut rig, name)));
@@ -68,7 +68,7 @@ async fn of_a_full_queue_the_last_in_turn_is_refused() {
     assert_eq!(theirs, [false, false, false, false, true, true, true, true]);
     // However often it asks meanwhile.
     for _ in 0..1000 {
-        let more = rig.push_with(20, None);
+        let more = rig.push_behind(&greedy);
         assert!(refused(&mut rig, &more));
     }
     let late = rig.push();
@@ -84,8 +84,8 @@ async fn what_is_led_to_one_endpoint_holds_up_no_other() {
     let mut rig = hashing(100);
     let [to_first, to_second] = keys(&rig);
     rig.join(0);
-    let hot: Vec<_> = (0..5).map(|_| rig.push_with(0, Some(to_first))).collect();
-    let other = rig.push_with(0, Some(to_second));
+    let hot: Vec<_> = (0..5).map(|_| rig.push_with(to_first)).collect();
+    let other = rig.push_with(to_second);
     rig.join(1);
     assert_eq!([rig.take(0), rig.take(1)], [Some(hot[0]), Some(other)]);
     rig.finish(1);
@@ -102,23 +102,23 @@ async fn what_waits_for_an_endpoint_in_trouble_goes_on_to_the_next() {
     let mut rig = hashing(100);
     let [to_first, _] = keys(&rig);
     rig.join(1);
-    let waiting = rig.push_with(0, Some(to_first));
+    let waiting = rig.push_with(to_first);
     assert_eq!(rig.take(0), None, "its endpoint may be connected to any moment");
     rig.queue.dial_failed(0);
     assert_eq!(rig.take(0), Some(waiting));
     rig.finish(0);
-    let next = rig.push_with(0, Some(to_first));
+    let next = rig.push_with(to_first);
     assert_eq!(rig.take(0), Some(next));
     rig.finish(0);
     // There is no room for a connection to it.
     rig.queue.connecting(0).join();
-    let waiting = rig.push_with(0, Some(to_first));
+    let waiting = rig.push_with(to_first);
     assert_eq!(rig.take(0), None);
     rig.queue.set_out_of_reach(0);
     assert_eq!(rig.take(0), Some(waiting));
     rig.finish(0);
     // Without a key, or with no endpoint to wait for, anybody will do.
-    let keyless = rig.push_with(0, None);
+    let keyless = rig.push();
     assert_eq!(rig.take(0), Some(keyless));
 }
 
@@ -128,8 +128,8 @@ async fn who_is_removed_gives_back_what_it_was_given() {
     let [to_first, _] = keys(&rig);
     rig.join(0);
     rig.join(1);
-    let given = rig.push_with(0, Some(to_first));
-    let waiting = rig.push_with(0, Some(to_first));
+    let given = rig.push_with(to_first);
+    let waiting = rig.push_with(to_first);
     rig.queue.remove_endpoint(0);
     assert_eq!(served(&mut rig, 1, 2), [given, waiting]);
     assert_eq!(rig.take(0), None);
@@ -143,7 +143,7 @@ async fn the_oldest_wait_is_that_of_the_oldest() {
     let oldest = |rig: &Rig| rig.queue.figures().oldest_wait;
     // In turn after some that come later, as its client has more outstanding.
     let first = rig.push();
-    let greedy = rig.push_with(50, None);
+    let greedy = rig.push_behind(&[first]);
     advance(SECOND).await;
     let polite = rig.push();
     advance(SECOND).await;

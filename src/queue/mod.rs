@@ -375,7 +375,7 @@ impl Inner {
         }
         self.reserve();
         while let Some((key, exchange)) = self.next_pair() {
-            self.note_served();
+            self.note_served(exchange.turn.round);
             exchange.slot.mark_given(Instant::now());
             self.roster.give(key, exchange);
             self.reserve();

@@ -57,22 +57,37 @@ impl Rig {
     }
 
     fn push_as(&mut self, in_parts: bool) -> u64 {
-        self.push_one(in_parts, 0, None)
+        self.push_one(in_parts, None, None)
     }
 
-    /// Of a client with so many outstanding, and with a key.
-    pub(super) fn push_with(&mut self, ahead: usize, key: Option<u64>) -> u64 {
-        self.push_one(false, ahead, key)
+    /// With a key.
+    pub(super) fn push_with(&mut self, key: u64) -> u64 {
+        self.push_one(false, None, Some(key))
     }
 
-    fn push_one(&mut self, in_parts: bool, ahead: usize, key: Option<u64>) -> u64 {
+    /// Of a client that has these outstanding.
+    pub(super) fn push_behind(&mut self, others: &[u64]) -> u64 {
+        let waiting = others.iter().rev().find_map(|name| self.tickets[name].waiting());
+        self.push_one(false, waiting.map(|turn| turn.round), None)
+    }
+
+    /// So many of one client.
+    pub(super) fn push_many(&mut self, count: usize) -> Vec<u64> {
+        let mut names = Vec::new();
+        for _ in 0..count {
+            names.push(self.push_behind(&names));
+        }
+        names
+    }
+
+    fn push_one(&mut self, in_parts: bool, behind: Option<u64>, key: Option<u64>) -> u64 {
         let now = Instant::now();
         let bytes = Bytes::copy_from_slice(&self.next.to_be_bytes());
         let mut request = Request::new(bytes, false);
         request.rest = in_parts.then(|| parts::pipe(parts::CAPACITY, Charge::none()).1);
         let (mut exchange, ticket) =
             exchange::open(request, false, now, Some(now + Duration::from_secs(9)), &self.events);
-        (exchange.ahead, exchange.key) = (ahead, key);
+        (exchange.behind, exchange.key) = (behind, key);
         self.queue.push(exchange);
         self.tickets.insert(self.next, ticket);
         self.next += 1;

@@ -278,7 +278,9 @@ impl Session {
             request.charge = self.input.take_charge();
         }
         self.unanswered = request.oneway;
-        let sender = Sender { first: self.requests == 0, id: &id, outstanding: self.outstanding.len() };
+        let waiting = self.outstanding.iter().rev().find_map(|(_, ticket)| ticket.waiting());
+        let behind = waiting.map(|turn| turn.round);
+        let sender = Sender { first: self.requests == 0, id: &id, behind };
         let ticket = self.shared.pool.admit(request, sender, self.now);
         self.requests += 1;
         self.reading_since = self.now;

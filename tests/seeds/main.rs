@@ -121,8 +121,8 @@ fn seeds_hold() {
     }
 }
 
-/// What no seed can meet: a bug, and a session that asks after the back half was told to drain.
-const NEVER: [&str; 2] = ["closed panic", "refused draining"];
+/// What no seed can meet: a bug, a session that asks after the back half was told to drain, and reloads.
+const NEVER: [&str; 4] = ["closed panic", "refused draining", "closed removed", "closed retuned"];
 
 #[test]
 fn a_seed_gives_the_same_trace_every_time() {
