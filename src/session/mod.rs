@@ -33,6 +33,8 @@ pub use settings::{ClientClose, Settings};
 
 /// Reads in a row before others get their turn.
 const READS: usize = 16;
+/// Messages in a row before others get their turn: a client that never stops asking would never have to wait.
+const MESSAGES: u32 = 64;
 /// Bytes waiting for the client above which nothing more is read from it.
 const MAX_UNWRITTEN: usize = CHUNK;
 /// Bytes that a client must take for `client_write` to start anew: a trickle does not count as progress.
@@ -81,6 +83,8 @@ pub struct Session {
     /// In a box, as a client that comes for one request never has it.
     idle: Option<Box<IdlePlace>>,
     requests: u64,
+    /// Messages decoded since others last had their turn.
+    decoded: u32,
     /// The time of this turn: looking at the clock costs as much as some of its steps.
     now: Instant,
     /// The kernel is to be asked, whatever waits to be written: a further request or a FIN makes a difference.
@@ -117,6 +121,7 @@ impl Session {
             fin: None,
             idle: None,
             requests: 0,
+            decoded: 0,
             now,
             asks: false,
             unanswered: false,
@@ -156,6 +161,11 @@ impl Session {
             if let Err(end) = self.turn() {
                 return end;
             }
+            if self.gives_way() {
+                self.decoded = 0;
+                tokio::task::yield_now().await;
+                continue;
+            }
             if let Err(end) = self.wait(alarm.as_mut()).await {
                 return end;
             }
@@ -174,7 +184,12 @@ impl Session {
             }
         }
         self.keep_time(self.now)?;
-        self.look_for_end()
+        if self.gives_way() { Ok(()) } else { self.look_for_end() }
+    }
+
+    /// Others get their turn before more is taken in.
+    fn gives_way(&self) -> bool {
+        self.decoded >= MESSAGES
     }
 
     fn read(&mut self) -> Result<(), End> {
@@ -238,12 +253,14 @@ impl Session {
 
     /// What is told to end still takes in the rest of a request that is on its way.
     fn takes_in(&self) -> bool {
-        self.ending.is_none() || self.upload.as_ref().is_some_and(Upload::is_wanted)
+        let wants_more = self.ending.is_none() || self.upload.as_ref().is_some_and(Upload::is_wanted);
+        wants_more && !self.gives_way()
     }
 
     /// Takes in what there is, as far as it may. True if only more bytes would lead further.
     fn decode(&mut self) -> bool {
         while self.may_decode() && !self.input.bytes.is_empty() {
+            self.decoded += 1;
             match self.codec.decode(&mut self.input.bytes) {
                 Ok(Received::Request { id, request }) => self.admit(id, request),
                 Ok(Received::Head { id, request, rest }) => self.admit_head(id, request, rest),

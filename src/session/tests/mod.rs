@@ -154,6 +154,19 @@ async fn after_a_oneway_or_a_heartbeat_a_one_shot_client_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_asks_without_end_lets_others_have_their_turn() {
+    let front = Front::new(Mode::Multiplex);
+    let mut client = front.connect();
+    client.wire.write_all(&message(HEARTBEAT, 5, b"").repeat(1000)).await.unwrap();
+    client.wire.shut_down();
+    let mut buffer = [0; 8192];
+    let first = client.wire.read(&mut buffer).await.unwrap();
+    assert!(first < 1000, "{first} bytes before anybody else could do anything");
+    // And it loses nothing by that.
+    assert_eq!(first + client.rest().await.unwrap().len(), 1000 * message(0x40, 5, b"!").len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_half_closing_client_gets_its_reply_and_a_clean_end() {
     let mut front = Front::new(Mode::Exclusive);
     let mut server = front.server().await;
