@@ -351,3 +351,19 @@ fn a_plan_that_needs_more_than_the_host_allows_changes_nothing() {
     assert!(daemon.log_text().contains("file descriptors"), "{}", daemon.log_text());
     drop(call(&daemon.address, p.wire, "echo"));
 }
+
+/// A pipe would wait for who writes it, for ever.
+#[test]
+fn a_pipe_in_place_of_the_file_is_refused() {
+    let p = Protocol::named("line");
+    let server = p.server();
+    let daemon = p.plan(&server.address).start_ready();
+    std::fs::remove_file(daemon.config()).unwrap();
+    assert!(Command::new("mkfifo").arg(daemon.config()).status().unwrap().success());
+    assert_eq!(daemon.reload_as_it_is(), "invalid");
+    let log = daemon.log_text();
+    assert!(log.contains("is not a regular file"), "{log}");
+    drop(call(&daemon.address, p.wire, "echo"));
+    std::fs::remove_file(daemon.config()).unwrap();
+    assert_eq!(daemon.reload(&p.plan(&server.address)), "ok");
+}

@@ -155,7 +155,11 @@ impl Seat {
     /// Everything this connection has room for is owed to nobody, or no longer is.
     pub fn set_stuck(&self, stuck: bool) {
         self.queue.locked(|inner| {
-            inner.roster.members[self.key].hold = if stuck { Hold::Stuck } else { Hold::Useful };
+            let hold = &mut inner.roster.members[self.key].hold;
+            // That it was called off it has yet to hear.
+            if !matches!(hold, Hold::CalledOff(_)) {
+                *hold = if stuck { Hold::Stuck } else { Hold::Useful };
+            }
             inner.dispatch();
         });
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::events::CloseReason;
 use crate::protocol::Request;
 use crate::wire::{Charge, parts};
 use crate::{events, exchange};
@@ -200,6 +201,15 @@ async fn a_stuck_connection_gives_way_only_if_others_wait() {
     assert!(rig.seats[0].0.gives_way());
     rig.seats[0].0.set_stuck(false);
     assert!(!rig.seats[0].0.gives_way());
+}
+
+#[tokio::test]
+async fn a_stuck_connection_hears_that_it_was_called_off() {
+    let mut rig = Rig::new(1, 9);
+    rig.join(0);
+    rig.queue.remove_endpoint(0);
+    rig.seats[0].0.set_stuck(true);
+    assert_eq!(rig.seats[0].0.look().leave, Some(CloseReason::Removed));
 }
 
 #[tokio::test]

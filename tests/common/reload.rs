@@ -1,5 +1,7 @@
 //! A running daemon that is given another configuration.
 
+use std::path::PathBuf;
+
 use rustix::process::Signal;
 
 use super::{Daemon, Plan, eventually};
@@ -15,12 +17,22 @@ impl Daemon {
 
     /// The same with any text.
     pub(crate) fn reload_text(&self, text: &str) -> &'static str {
+        std::fs::write(self.config(), text).unwrap();
+        self.reload_as_it_is()
+    }
+
+    /// Where its configuration stands.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.path().join("warmline.toml")
+    }
+
+    /// The same with whatever stands there.
+    pub(crate) fn reload_as_it_is(&self) -> &'static str {
         let counts = || {
             let metrics = self.metrics();
             RESULTS.map(|result| metrics.sum("config_reloads_total", &[("result", result)]))
         };
         let before = counts();
-        std::fs::write(self.folder.path().join("warmline.toml"), text).unwrap();
         self.signal(Signal::HUP);
         eventually("a reload", || {
             let now = counts();
