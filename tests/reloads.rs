@@ -361,8 +361,7 @@ fn a_pipe_in_place_of_the_file_is_refused() {
     std::fs::remove_file(daemon.config()).unwrap();
     assert!(Command::new("mkfifo").arg(daemon.config()).status().unwrap().success());
     assert_eq!(daemon.reload_as_it_is(), "invalid");
-    let log = daemon.log_text();
-    assert!(log.contains("is not a regular file"), "{log}");
+    eventually("a line of the log", || daemon.log_text().contains("is not a regular file").then_some(()));
     drop(call(&daemon.address, p.wire, "echo"));
     std::fs::remove_file(daemon.config()).unwrap();
     assert_eq!(daemon.reload(&p.plan(&server.address)), "ok");

@@ -75,6 +75,8 @@ pub enum Id {
     None,
     /// A fixed-width field, as its unsigned value.
     Bits(u64),
+    /// As its protocol keeps it: whatever an answer must bring back to the client.
+    Bytes(Bytes),
 }
 
 /// One request, meaningful on any connection.

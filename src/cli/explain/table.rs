@@ -48,9 +48,10 @@ impl<W: Write> Table<W> {
             self.line("offset", "length", "id", "method", "kind")?;
         }
         let dash = || "-".to_owned();
-        let id = match row.id {
+        let id = match &row.id {
             Id::None => dash(),
             Id::Bits(id) => id.to_string(),
+            Id::Bytes(id) => name(id),
         };
         let length = row.length.map_or_else(dash, |length| length.to_string());
         let method = row.method.as_deref().filter(|method| !method.is_empty());

@@ -246,7 +246,7 @@ impl Downstream for Requests {
         match (id, self.spec.replies.id) {
             (Id::Bits(id), Some(field)) => out.put(&error.render(&field.write(*id))),
             // Without its id no client knows which request was refused.
-            (Id::None, Some(_)) => return false,
+            (_, Some(_)) => return false,
             (_, None) => out.put(&error.render(&[])),
         }
         true
