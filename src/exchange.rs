@@ -34,8 +34,8 @@ pub struct Exchange {
     pub key: Option<u64>,
     /// The endpoint that it waits for, if others will not do.
     pub led_to: Option<usize>,
-    /// The round of the last request of the same client that waits, if one does.
-    pub behind: Option<u64>,
+    /// The round of the last request of the same client that had to wait; 0 = none had.
+    pub behind: u64,
     /// What its earlier attempts came to.
     pub tried: Tried,
     /// No other endpoint will do than the one it was given to.
@@ -134,7 +134,7 @@ pub fn open(
         turn: Turn::default(),
         key: None,
         led_to: None,
-        behind: None,
+        behind: 0,
         tried: Tried::default(),
         bound: false,
         slot,

@@ -4,13 +4,12 @@
 //! there before it was lowered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::lifecycle::{Permit, Permits};
-use crate::queue::Queue;
+use crate::queue::{Queue, TURN};
 
 /// The cap of one upstream.
 #[derive(Debug)]
@@ -24,14 +23,11 @@ pub struct Cap {
 struct Pools {
     /// The oldest first.
     all: Vec<Weak<Queue>>,
-    /// Those that have no socket and need one, in the order in which they get the next ones.
+    /// Those that need a socket more than the others, in the order in which they get the next ones.
     claims: Vec<Weak<Queue>>,
     /// Until when nobody takes from a pool what it uses: since somebody claimed it last.
     turn: Option<Instant>,
 }
-
-/// How long a pool may use what it claimed, before it is somebody else's turn: many requests for one connect.
-pub(super) const TURN: Duration = Duration::from_millis(50);
 
 impl Cap {
     /// At most `sockets` at a time.
@@ -69,27 +65,26 @@ impl Cap {
         Some(permit)
     }
 
-    /// A pool has no socket and something to send: it has the next one, and others give one up for it, once it is
-    /// their turn. Returns when to claim again.
-    pub(super) fn claim(&self, queue: &Arc<Queue>) -> Option<Instant> {
-        let mut pools = self.pools();
-        if !pools.claims.iter().any(|claim| is(claim, queue)) {
-            pools.claims.push(Arc::downgrade(queue));
-        }
+    /// A pool at the cap has something to send, and `sockets`: others give up what they do not use, and, once it is its
+    /// turn, one of more than it has. If it has none, or one is about to come, the next one is for it; returns when to
+    /// claim again then.
+    pub(super) fn claim(&self, queue: &Arc<Queue>, sockets: usize) -> Option<Instant> {
+        let pools = self.pools();
         let others: Vec<_> = pools.all.iter().filter(|other| !is(other, queue)).cloned().collect();
         let now = Instant::now();
         let turn = pools.turn.filter(|turn| *turn > now);
         drop(pools);
         let others: Vec<_> = others.iter().filter_map(Weak::upgrade).collect();
-        let gives = |idle: bool| others.iter().any(|other| other.give_way(idle));
+        let gives = |idle: bool| others.iter().any(|other| other.give_way(idle, sockets));
         let comes = gives(true) || (turn.is_none() && gives(false));
-        (!comes).then(|| turn.unwrap_or(now + TURN))
-    }
-
-    /// A pool at the cap has something to send: others give up what they do not use.
-    pub(super) fn take_unused(&self, queue: &Arc<Queue>) {
-        let others: Vec<_> = self.pools().all.iter().filter(|other| !is(other, queue)).cloned().collect();
-        let _ = others.iter().filter_map(Weak::upgrade).any(|other| other.give_way(true));
+        let mut pools = self.pools();
+        if !pools.claims.iter().any(|claim| is(claim, queue)) {
+            if sockets > 0 && !comes {
+                return None;
+            }
+            pools.claims.push(Arc::downgrade(queue));
+        }
+        Some(turn.unwrap_or(now + TURN))
     }
 
     /// A pool wants nothing any more.

@@ -15,7 +15,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::cap::{Cap, TURN};
+use super::cap::Cap;
 use super::health::Health;
 use super::names::Names;
 use super::probe::{Found, Question};
@@ -24,7 +24,7 @@ use crate::connection::{Connection, Connector, DialError, Ended, IdleLimit, Shar
 use crate::events::{CloseReason, ConnectResult};
 use crate::lifecycle::{Alarm, Permit, Phase, earliest};
 use crate::net::Address;
-use crate::queue::{Connecting, Demand, EndpointDemand};
+use crate::queue::{Connecting, Demand, EndpointDemand, TURN};
 use kept::Kept;
 
 /// A connection that dies sooner, without a reply, counts as a failed attempt.
@@ -227,16 +227,9 @@ impl Keeper {
     /// better; returns when to look again at that.
     fn make_do(&mut self, needy: Option<usize>, demand: &Demand, now: Instant) -> Option<Instant> {
         let asked = demand.has_waiting() || (demand.down && demand.touched);
-        let claim_at = if asked && demand.open + demand.connecting == 0 {
-            self.room = Room::Claimed;
-            self.cap.claim(&self.core.queue)
-        } else {
-            self.room = Room::Short;
-            if asked && !self.is_superseded() {
-                self.cap.take_unused(&self.core.queue);
-            }
-            None
-        };
+        let sockets = demand.open + demand.connecting;
+        let claim_at = if asked { self.cap.claim(&self.core.queue, sockets) } else { None };
+        self.room = if claim_at.is_some() { Room::Claimed } else { Room::Short };
         let worth_at = needy.and_then(|needy| self.kept[needy].backoff.worth_at()).filter(|at| *at > now);
         match needy {
             Some(needy) if worth_at.is_some() => self.core.queue.set_out_of_reach(needy),

@@ -82,8 +82,8 @@ pub struct Sender<'i> {
     pub first: bool,
     /// What it calls the request.
     pub id: &'i Id,
-    /// The round of the last request of its own that waits, if one does.
-    pub behind: Option<u64>,
+    /// The round of the last request of its own that had to wait; 0 = none had.
+    pub behind: u64,
 }
 
 /// What is known of one endpoint, for metrics and the pool table.

@@ -2,7 +2,12 @@
 //!
 //! Invariant: a connection that leaves finishes what it has begun, and the rest goes back in front of the queue.
 
+use std::time::Duration;
+
 use super::Queue;
+
+/// How long a connection may be used before it is somebody else's turn: many requests for one connect.
+pub const TURN: Duration = Duration::from_millis(50);
 
 impl Queue {
     /// The cap is reached: until a socket closes, requests are no reason to look for endpoints to connect to.
@@ -29,10 +34,11 @@ impl Queue {
         });
     }
 
-    /// Another queue needs room under the cap: a connection leaves, the least used one; only an `idle` one, if so. False
-    /// if there is none.
-    pub fn give_way(&self, idle: bool) -> bool {
+    /// Another queue, which has `theirs`, needs room under the cap: a connection leaves; only an `idle` one, if so. A busy
+    /// one leaves only for who has none, or fewer also after that. False if there is none.
+    pub fn give_way(&self, idle: bool, theirs: usize) -> bool {
         self.locked(|inner| {
+            let idle = idle || (theirs > 0 && inner.roster.open() < theirs + 2);
             let Some(inbox) = inner.roster.give_way(idle) else { return false };
             inner.put_back(inbox);
             true

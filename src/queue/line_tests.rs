@@ -57,6 +57,30 @@ async fn newcomers_do_not_keep_a_client_with_many_waiting_for_ever() {
     assert!(greedy.iter().all(|name| order.contains(name)), "{order:?}");
 }
 
+/// Clients with one request at a time, each of which asks again as soon as it is served.
+#[tokio::test]
+async fn a_client_with_many_has_its_share_beside_those_that_ask_again_and_again() {
+    const OTHERS: usize = 10;
+    let mut rig = Rig::new(1, 1000);
+    let greedy = rig.push_many(500);
+    for _ in 0..OTHERS {
+        rig.push();
+    }
+    rig.join(0);
+    let mut theirs = 0;
+    for _ in 0..50 * (OTHERS + 1) {
+        let name = rig.take(0).unwrap();
+        rig.finish(0);
+        if greedy.contains(&name) {
+            theirs += 1;
+        } else {
+            rig.push();
+        }
+    }
+    // The one that is being served has no turn yet in the round that begins.
+    assert!((50..=55).contains(&theirs), "{theirs} of 50");
+}
+
 #[tokio::test]
 async fn of_a_full_queue_the_last_in_turn_is_refused() {
     let mut rig = Rig::new(1, 8);

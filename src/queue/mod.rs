@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::events::Rung;
 use crate::exchange::{Exchange, Ticket};
 use crate::protocol::Refusal;
+pub use cap::TURN;
 pub use demand::{Demand, EndpointDemand, EndpointDemands, Figures};
 use endpoint::Endpoint;
 pub use endpoint::{Share, Verdict};
@@ -80,7 +81,7 @@ struct Inner {
     waiting: Waiting,
     retries: Retries,
     arrivals: u64,
-    /// In a round as many are served as waited when it began.
+    /// In a round as many are served as had their turn in it when it began.
     round: u64,
     left_of_round: usize,
     /// Why the last attempt to connect failed, if nothing is open.

@@ -7,11 +7,11 @@ use crate::protocol::Refusal;
 
 impl Inner {
     /// Gives an exchange its turn, and leads it where its key says. It comes a round after the last one of its client
-    /// that waits: a client with many has one in each round, as the others do (start-time fair queueing, Goyal, Vin and
-    /// Cheng 1996). Rounds go by what is served, not by what comes: asking again and again makes nobody older.
+    /// that had to wait: a client with many has one in each round, as the others do (start-time fair queueing, Goyal, Vin
+    /// and Cheng 1996). Rounds go by what is served, not by what comes: asking again and again makes nobody older.
     pub(super) fn line_up(&mut self, exchange: &mut Exchange) {
         self.arrivals += 1;
-        let round = exchange.behind.map_or(self.round, |last| self.round.max(last.saturating_add(1)));
+        let round = self.round.max(exchange.behind.saturating_add(1));
         exchange.turn = Turn { round, arrival: self.arrivals };
         self.lead(exchange);
     }
@@ -44,14 +44,13 @@ impl Inner {
         }
     }
 
-    /// One whose turn was in `round` was served. A round is over at the latest when as many were served as waited at its
-    /// beginning: whoever comes meanwhile does not keep the next one waiting for ever.
+    /// One whose turn was in `round` was served. A round is over at the latest when as many were served as had their turn
+    /// in it when it began: whoever comes meanwhile does not keep the next one waiting for ever.
     pub(super) fn note_served(&mut self, round: u64) {
-        self.round = self.round.max(round);
         self.left_of_round = self.left_of_round.saturating_sub(1);
-        if self.left_of_round == 0 {
-            self.round += 1;
-            self.left_of_round = self.waiting.len();
+        if round > self.round || self.left_of_round == 0 {
+            self.round = round.max(self.round.saturating_add(1));
+            self.left_of_round = self.waiting.count_until(self.round);
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::endpoint::{Endpoint, Share, Verdict};
 use super::waiting::Kind;
-use super::{Settings, Woken};
+use super::{Settings, TURN, Woken};
 use crate::events::CloseReason;
 use crate::exchange::Exchange;
 pub use choice::Rule;
@@ -37,6 +37,8 @@ pub(super) struct Member {
     /// It was given a request in parts, of which it does not have the last one yet.
     uploading: bool,
     used: u64,
+    /// Since when nothing is in flight, if so; where that matters.
+    idle_since: Instant,
 }
 
 /// Whether a connection takes exchanges.
@@ -82,6 +84,8 @@ pub(super) struct Roster {
     reserved: Option<usize>,
     /// The cap is reached, and no socket has closed since.
     pub(super) full: bool,
+    /// When a connection was last asked to leave for the sake of others.
+    asked_at: Option<Instant>,
     /// Where the order of turns has come to.
     turn: u64,
     uses: u64,
@@ -104,6 +108,7 @@ impl Roster {
             uploads: 0,
             reserved: None,
             full: false,
+            asked_at: None,
             turn: 0,
             uses: 0,
             woken: Woken::default(),
@@ -156,6 +161,7 @@ impl Roster {
             nudged: false,
             uploading: false,
             used: self.uses,
+            idle_since: Instant::now(),
         });
         if self.endpoints[endpoint].removed {
             self.call_off(key, CloseReason::Removed);
@@ -239,6 +245,9 @@ impl Roster {
         let member = &mut self.members[key];
         member.in_flight -= 1;
         let (idle, endpoint) = (member.in_flight == 0, member.endpoint);
+        if idle && self.rule == Rule::Hash {
+            member.idle_since = Instant::now();
+        }
         self.endpoints[endpoint].in_flight -= 1;
         let was_failing = self.endpoints[endpoint].is_failing();
         match verdict {
@@ -302,12 +311,12 @@ impl Roster {
             return VecDeque::new();
         }
         let is_last = |m: &Member| self.endpoints[m.endpoint].open == 1;
-        let leaving = self.is_losing_one();
+        let busy = self.may_ask_busy();
         let may_go =
-            |m: &Member| m.endpoint != endpoint && self.may_go(m, endpoint, last) && m.may_leave(leaving);
+            |m: &Member| m.endpoint != endpoint && self.may_go(m, endpoint, last) && m.may_leave(busy);
         let spare = self.members.iter().filter(|(_, m)| may_go(m));
-        let least_used = spare.min_by_key(|(_, m)| (is_last(m), m.in_flight, m.used)).map(|(key, _)| key);
-        least_used.map_or_else(VecDeque::new, |key| self.call_off(key, CloseReason::Balance))
+        let first = spare.min_by_key(|(_, m)| (is_last(m), m.gone_last())).map(|(key, _)| key);
+        first.map_or_else(VecDeque::new, |key| self.ask_to_leave(key))
     }
 
     /// Makes room under the cap for those of another roster, if it can be by an `idle` one only. Returns what the
@@ -316,10 +325,23 @@ impl Roster {
         if self.room_is_coming() {
             return Some(VecDeque::new());
         }
-        let leaving = idle || self.is_losing_one();
-        let may_go = self.members.iter().filter(|(_, m)| m.may_leave(leaving));
-        let least_used = may_go.min_by_key(|(_, m)| (m.in_flight, m.used)).map(|(key, _)| key)?;
-        Some(self.call_off(least_used, CloseReason::Balance))
+        let busy = !idle && self.may_ask_busy();
+        let may_go = self.members.iter().filter(|(_, m)| m.may_leave(busy));
+        let first = may_go.min_by_key(|(_, m)| m.gone_last()).map(|(key, _)| key)?;
+        Some(self.ask_to_leave(first))
+    }
+
+    fn ask_to_leave(&mut self, key: usize) -> VecDeque<Exchange> {
+        self.asked_at = Some(Instant::now());
+        self.call_off(key, CloseReason::Balance)
+    }
+
+    /// Whether a busy connection may be asked to leave: one after the other, but what is long in going holds up nobody
+    /// else, as long as no more are on their way than stay.
+    fn may_ask_busy(&self) -> bool {
+        let leaving = self.members.iter().filter(|(_, m)| m.standing == Standing::Retiring).count();
+        let is_slow = self.asked_at.is_none_or(|asked| asked + TURN <= Instant::now());
+        leaving == 0 || (is_slow && leaving * 2 <= self.members.len())
     }
 
     /// A connection is about to be gone. Who only waits for something gives way.
@@ -340,7 +362,11 @@ impl Roster {
         let (from, to) = (&self.endpoints[member.endpoint], &self.endpoints[endpoint]);
         if self.rule == Rule::Hash {
             // What is led there can go nowhere else.
-            return if to.open == 0 { from.open > 1 || last } else { from.open > 1 && member.in_flight == 0 };
+            return match to.open {
+                0 => from.open > 1 || last,
+                _ if member.in_flight > 0 || from.open <= 1 => false,
+                _ => self.has_more(member.endpoint, endpoint) || member.idle_since + TURN <= Instant::now(),
+            };
         }
         from.open > 1 && (to.open == 0 || self.has_more(member.endpoint, endpoint))
     }
@@ -416,9 +442,15 @@ impl Roster {
 }
 
 impl Member {
-    /// Whether it may be asked to leave. One that is busy is not, while another one is `leaving` already.
-    fn may_leave(&self, leaving: bool) -> bool {
-        self.standing != Standing::Retiring && !(leaving && self.in_flight > 0)
+    /// Whether it may be asked to leave, even if it is `busy`.
+    fn may_leave(&self, busy: bool) -> bool {
+        self.standing != Standing::Retiring && (busy || self.in_flight == 0)
+    }
+
+    /// Smaller for who is sooner gone or less missed: the longest idle, then, as a request that takes long is mostly an
+    /// old one, who was given something last.
+    fn gone_last(&self) -> impl Ord + use<> {
+        (self.in_flight, if self.in_flight == 0 { self.used } else { u64::MAX - self.used })
     }
 
     fn takes(&self, room: usize) -> bool {

@@ -58,18 +58,18 @@ impl Rig {
     }
 
     fn push_as(&mut self, in_parts: bool) -> u64 {
-        self.push_one(in_parts, None, None)
+        self.push_one(in_parts, 0, None)
     }
 
     /// With a key.
     pub(super) fn push_with(&mut self, key: u64) -> u64 {
-        self.push_one(false, None, Some(key))
+        self.push_one(false, 0, Some(key))
     }
 
     /// Of a client that has these outstanding.
     pub(super) fn push_behind(&mut self, others: &[u64]) -> u64 {
         let waiting = others.iter().rev().find_map(|name| self.tickets[name].waiting());
-        self.push_one(false, waiting.map(|turn| turn.round), None)
+        self.push_one(false, waiting.map_or(0, |turn| turn.round), None)
     }
 
     /// So many of one client.
@@ -81,7 +81,7 @@ impl Rig {
         names
     }
 
-    fn push_one(&mut self, in_parts: bool, behind: Option<u64>, key: Option<u64>) -> u64 {
+    fn push_one(&mut self, in_parts: bool, behind: u64, key: Option<u64>) -> u64 {
         let now = Instant::now();
         let bytes = Bytes::copy_from_slice(&self.next.to_be_bytes());
         let mut request = Request::new(bytes, false);

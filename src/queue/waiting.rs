@@ -73,6 +73,12 @@ impl Waiting {
         self.lines.iter().find(|line| line.kind == kind).map_or(0, |line| line.entries.len())
     }
 
+    /// How many have their turn in `round` or before.
+    pub(super) fn count_until(&self, round: u64) -> usize {
+        let end = Turn { round, arrival: u64::MAX };
+        self.lines.iter().map(|line| line.entries.range(..=end).count()).sum()
+    }
+
     /// How many were led to each of so many endpoints, of those in parts at most `uploads`. Empty if none were.
     pub(super) fn led(&self, endpoints: usize, uploads: usize) -> Vec<usize> {
         let mut led = Vec::new();

@@ -34,7 +34,7 @@ pub use settings::{ClientClose, Settings};
 /// Reads in a row before others get their turn.
 const READS: usize = 16;
 /// Messages in a row before others get their turn: a client that never stops asking would never have to wait.
-const MESSAGES: u32 = 64;
+const MESSAGES: u8 = 64;
 /// Bytes waiting for the client above which nothing more is read from it.
 const MAX_UNWRITTEN: usize = CHUNK;
 /// Bytes that a client must take for `client_write` to start anew: a trickle does not count as progress.
@@ -82,9 +82,13 @@ pub struct Session {
     fin: Option<End>,
     /// In a box, as a client that comes for one request never has it.
     idle: Option<Box<IdlePlace>>,
-    requests: u64,
+    requests: u32,
+    /// Of its last request that had to wait; 0 = none had.
+    round: u64,
     /// Messages decoded since others last had their turn.
-    decoded: u32,
+    decoded: u8,
+    /// There may be more to take in: only others came first.
+    goes_on: bool,
     /// The time of this turn: looking at the clock costs as much as some of its steps.
     now: Instant,
     /// The kernel is to be asked, whatever waits to be written: a further request or a FIN makes a difference.
@@ -121,7 +125,9 @@ impl Session {
             fin: None,
             idle: None,
             requests: 0,
+            round: 0,
             decoded: 0,
+            goes_on: false,
             now,
             asks: false,
             unanswered: false,
@@ -162,9 +168,8 @@ impl Session {
                 return end;
             }
             if self.gives_way() {
-                self.decoded = 0;
+                (self.decoded, self.goes_on) = (0, true);
                 tokio::task::yield_now().await;
-                continue;
             }
             if let Err(end) = self.wait(alarm.as_mut()).await {
                 return end;
@@ -260,7 +265,8 @@ impl Session {
     /// Takes in what there is, as far as it may. True if only more bytes would lead further.
     fn decode(&mut self) -> bool {
         while self.may_decode() && !self.input.bytes.is_empty() {
-            self.decoded += 1;
+            // A request in parts has bounds of its own.
+            self.decoded += u8::from(self.upload.is_none());
             match self.codec.decode(&mut self.input.bytes) {
                 Ok(Received::Request { id, request }) => self.admit(id, request),
                 Ok(Received::Head { id, request, rest }) => self.admit_head(id, request, rest),
@@ -295,11 +301,10 @@ impl Session {
             request.charge = self.input.take_charge();
         }
         self.unanswered = request.oneway;
-        let waiting = self.outstanding.iter().rev().find_map(|(_, ticket)| ticket.waiting());
-        let behind = waiting.map(|turn| turn.round);
-        let sender = Sender { first: self.requests == 0, id: &id, behind };
+        let sender = Sender { first: self.requests == 0, id: &id, behind: self.round };
         let ticket = self.shared.pool.admit(request, sender, self.now);
-        self.requests += 1;
+        self.round = ticket.waiting().map_or(self.round, |turn| turn.round);
+        self.requests = self.requests.saturating_add(1);
         self.reading_since = self.now;
         self.expiry = None;
         self.outstanding.push((id, ticket));

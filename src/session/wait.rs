@@ -14,7 +14,7 @@ use crate::wire::Interest;
 
 /// Who has asked more often is not one of those that close their half behind their last request; if it is, what
 /// the reactor knows is enough but for a few microseconds.
-const FEW: u64 = 8;
+const FEW: u32 = 8;
 
 /// What a session waits for, as it was when the wait began.
 #[derive(Clone, Copy)]
@@ -70,7 +70,8 @@ impl Session {
         let more = self.download.as_ref().map(|download| download.rest.poll_more(cx, &self.output));
         let is_due = more.is_some_and(|more| more.is_ready())
             || alarm.poll_reached(cx, wait.deadline).is_ready()
-            || self.front.poll_moved(cx).is_ready();
+            || self.front.poll_moved(cx).is_ready()
+            || std::mem::take(&mut self.goes_on);
         if is_due { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 

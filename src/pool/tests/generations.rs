@@ -6,6 +6,7 @@ use super::world::{Server, World, protocol, settings, settle};
 use super::{CloseReason, SECOND};
 use crate::pool::{Cap, Settings};
 use crate::protocol::{Mode, Refusal};
+use crate::queue::TURN;
 use crate::wire::Budget;
 
 fn under(cap: &Arc<Cap>, settings: Settings) -> World {
@@ -111,6 +112,54 @@ async fn a_turn_is_for_many_requests() {
     let after = first.events.closed.of(CloseReason::Balance).get()
         + second.events.closed.of(CloseReason::Balance).get();
     assert!(after - before < 20, "{} turns for 400 requests", after - before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_fewer_gets_one_although_all_are_busy() {
+    let cap = Cap::new(4);
+    let mut first = under(&cap, settings(Mode::Exclusive, 3, 4));
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        servers.push(first.accept().await);
+    }
+    let mut second = under(&cap, settings(Mode::Exclusive, 1, 4));
+    let mut slow = second.accept().await;
+    let _long = second.call(b"long");
+    slow.receive().await;
+    let _more: Vec<_> = (0..30).map(|n| first.call(&[n])).collect();
+    let mut call = second.call(b"x");
+    let _others: Vec<_> = (0..30).map(|n| second.call(&[n])).collect();
+    settle().await;
+    for server in &mut servers {
+        server.echo().await;
+    }
+    let mut new = tokio::time::timeout(SECOND, second.accept()).await.unwrap();
+    new.echo().await;
+    assert_eq!(call.reply().await, b"x");
+    // Two have as many as two: it stays at that.
+    assert!(second.nobody_connects(SECOND / 2).await && first.nobody_connects(SECOND / 2).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_long_in_going_holds_up_nobody() {
+    let cap = Cap::new(2);
+    let mut first = under(&cap, settings(Mode::Exclusive, 2, 2));
+    let mut servers = [first.accept().await, first.accept().await];
+    let mut second = under(&cap, settings(Mode::Exclusive, 1, 2));
+    let _calls: Vec<_> = (0..30).map(|n| first.call(&[n])).collect();
+    settle().await;
+    let mut call = second.call(b"x");
+    // The one that was given something last is asked first, and does not go.
+    let mut given = Vec::new();
+    for (at, server) in servers.iter_mut().enumerate() {
+        given.push((server.receive().await, at));
+    }
+    given.sort();
+    assert!(second.nobody_connects(2 * TURN).await);
+    let ((_, id, payload), at) = given.remove(0);
+    servers[at].send(0, id, &payload).await;
+    tokio::time::timeout(SECOND, second.accept()).await.unwrap().echo().await;
+    assert_eq!(call.reply().await, b"x");
 }
 
 #[tokio::test(start_paused = true)]
