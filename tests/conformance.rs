@@ -31,6 +31,8 @@ fn subjects() -> Vec<Subject> {
     vec![
         subject("netty4", preset("netty4"), include_str!("fixtures/netty4.txt")),
         subject("swoole", preset("swoole"), include_str!("fixtures/swoole.txt")),
+        subject("dubbo", preset("dubbo"), include_str!("fixtures/dubbo.txt")),
+        subject("bolt", preset("bolt"), include_str!("fixtures/bolt.txt")),
         subject("tars", preset("tars"), include_str!("fixtures/tars.txt")),
         subject("brpc", preset("brpc"), include_str!("fixtures/brpc.txt")),
         subject("varint", Frame::new(varint()).unwrap(), include_str!("fixtures/varint.txt")),
@@ -71,6 +73,7 @@ fn flags() -> frame::Settings {
         heartbeat: Some(Heartbeat {
             conditions: vec![flag(0xe0, 0xe0)],
             reply: Some(Template::parse("cafe 20 14 {id} 00000001 4e").unwrap()),
+            is_request: false,
         }),
         closing: vec![flag(0xe0, 0xa0)],
         error: Some(Template::parse("cafe 00 50 {id} 00000001 00").unwrap()),
@@ -88,8 +91,9 @@ fn sums() -> frame::Settings {
         parts
     };
     let byte = |offset, equals| vec![Condition { offset, mask: 0xff, equals }];
-    let heartbeat =
-        |conditions, reply| Some(Heartbeat { conditions, reply: Some(Template::parse(reply).unwrap()) });
+    let heartbeat = |conditions, reply| {
+        Some(Heartbeat { conditions, reply: Some(Template::parse(reply).unwrap()), is_request: false })
+    };
     frame::Settings {
         length: lengths(&[(5, 2), (7, 2), (9, 4)], 13),
         id: id(2),
@@ -101,6 +105,7 @@ fn sums() -> frame::Settings {
             id: id(3),
             heartbeat: heartbeat(byte(9, 0x99), "01 00 {id} 0000 0000 01000000 21"),
             closing: Some(byte(9, 0x98)),
+            message: None,
         },
         max_message: 2000,
         ..frame::Settings::new(length(0, Size::Bytes(1), Endian::Big, 0))
@@ -394,7 +399,7 @@ fn a_refusal_reads_as_the_reply_to_its_request() {
         }
     }
     speak.dedup();
-    assert_eq!(speak, ["varint", "flags", "sums", "line", "crlf", "boundary"]);
+    assert_eq!(speak, ["dubbo", "bolt", "varint", "flags", "sums", "line", "crlf", "boundary"]);
 }
 
 /// Bytes that are nearly a transcript, or nothing like one.

@@ -379,3 +379,35 @@ fn standard_input_that_cannot_be_read() {
     assert!(output.stderr.starts_with(b"warmline: cannot read standard input: "), "{output:?}");
     assert_eq!(output.status.code(), Some(1));
 }
+
+/// What one side of a fixture says, as bytes.
+fn captured(fixture: &str, side: &str) -> Vec<u8> {
+    let lines = fixture.lines().filter(|line| line.starts_with(side));
+    let hex =
+        lines.map(|line| line.split_once(" : ").unwrap().1.split(" -> ").next().unwrap().replace(' ', ""));
+    let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+    hex.flat_map(|hex| hex.as_bytes().chunks(2).map(byte).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn what_the_libraries_of_dubbo_and_bolt_say() {
+    let dubbo = include_str!("fixtures/dubbo.txt");
+    let bolt = include_str!("fixtures/bolt.txt");
+    let said = |args: &str, bytes: &[u8]| explain(&format!("--protocol {args}"), bytes).rows();
+    assert_eq!(
+        said("dubbo", &captured(dubbo, "client")),
+        ["0 111 1 - request", "111 91 4 - oneway", "202 17 - - heartbeat", "219 18 - - closing"]
+    );
+    assert_eq!(
+        said("dubbo --replies", &captured(dubbo, "server")),
+        ["0 20 1 - reply", "20 17 - - heartbeat", "37 47 1 - reply", "84 18 - - closing"]
+    );
+    assert_eq!(
+        said("bolt", &captured(bolt, "client")),
+        ["0 284 1 - request", "284 284 2 - oneway", "568 22 - - heartbeat"]
+    );
+    assert_eq!(
+        said("bolt --replies", &captured(bolt, "server")),
+        ["0 166 1 - reply", "166 22 - - heartbeat"]
+    );
+}

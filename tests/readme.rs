@@ -110,7 +110,7 @@ const REFERENCE: &[(&str, &str, &[&str])] = &[
     ("Length", "#### Inside `frame`", &["length."]),
     ("Id", "#### Inside `frame`", &["id."]),
     ("Method", "#### Inside `frame`", &["method."]),
-    ("Condition", "#### Inside `frame`", &["oneway.", "closing.", "match."]),
+    ("Condition", "#### Inside `frame`", &["oneway.", "closing.", "message.", "match."]),
     ("Heartbeat", "#### Inside `frame`", &["heartbeat."]),
     ("Reply", "#### Inside `frame`", &["reply."]),
     ("Line", "#### `[upstreams.NAME.protocol.line]`", &[""]),

@@ -29,6 +29,10 @@ enum Protocol {
     Netty4,
     /// The same, as Swoole has it.
     Swoole,
+    /// Dubbo 2, with its ids and heartbeats.
+    Dubbo,
+    /// SOFA Bolt 1, with its ids and heartbeats.
+    Bolt,
     /// Tars: 4 bytes of length that count themselves.
     Tars,
     /// The standard protocol of brpc.
@@ -43,6 +47,8 @@ impl Protocol {
             Self::Frame => FRAME,
             Self::Netty4 => "protocol = \"netty4\"               # 4 bytes of length, then so many bytes",
             Self::Swoole => "protocol = \"swoole\"               # 4 bytes of length, then so many bytes",
+            Self::Dubbo => "protocol = \"dubbo\"                # set pool.mode = \"multiplex\" with it",
+            Self::Bolt => "protocol = \"bolt\"                 # set pool.mode = \"multiplex\" with it",
             Self::Tars => "protocol = \"tars\"                 # 4 bytes of length that count themselves",
             Self::Brpc => {
                 "protocol = \"brpc\"                 # baidu_std: \"PRPC\", two lengths, then the body"
@@ -59,7 +65,7 @@ error = "ERR {reason}\n"          # what a client is told when there is no reply
 
 const FRAME: &str = r#"
 [upstreams.example.protocol.frame]
-# preset = "netty4"               # a layout to start from: swoole, netty4, tars, brpc
+# preset = "netty4"               # a layout to start from: swoole, netty4, dubbo, bolt, tars, brpc
 # Bytes on the wire = value + adjust. size is 1, 2, 3, 4, 8 or "varint"; a list of tables is summed.
 length = { offset = 0, size = 4, endian = "big", adjust = 4 }
 # With an id at a fixed place, mode = "multiplex" is possible:
@@ -70,6 +76,8 @@ length = { offset = 0, size = 4, endian = "big", adjust = 4 }
 # heartbeat = { match = [{ offset = 8, equals = 0x01 }], reply = "00 00 00 05 {id} 02" }
 # The sender is about to close:
 # closing = [{ offset = 8, equals = 0x03 }]
+# What every other request has; anything else is then refused:
+# message = [{ offset = 8, mask = 0x70, equals = 0x00 }]
 # What a client is told when there is no reply; without it, a close:
 # error = "00 00 00 05 {id} 04"
 # What a request calls, for `retry.idempotent` and `warmline explain`:

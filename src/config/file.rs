@@ -294,7 +294,8 @@ tables! {
 
     /// `[upstreams.NAME.protocol.frame]`
     Frame {
-        /// A layout to start from: `"swoole"`, `"netty4"`, `"tars"` or `"brpc"`; the other keys change it.
+        /// A layout to start from: `"swoole"`, `"netty4"`, `"dubbo"`, `"bolt"`, `"tars"` or `"brpc"`; the other keys
+        /// change it.
         preset: Text<String>,
         /// Where a message says how long it is; a list is summed; required without a preset.
         length: List<Length>,
@@ -306,13 +307,15 @@ tables! {
         heartbeat: Heartbeat,
         /// The peer is about to close; all must match.
         closing: List<Condition>,
+        /// Every other request; all must match; default whatever is nothing else.
+        message: List<Condition>,
         /// What a client is told when there is no reply: hex digits and `{id}`.
         error: Text<String>,
         /// Where a request says what it calls.
         method: Method,
         /// Overrides for replies.
         reply: Reply,
-        /// The longest message in either direction; default `"16MiB"`.
+        /// The longest message in either direction; default `"16MiB"`, or the preset's.
         max_message: Text<Size>,
     }
 
@@ -326,6 +329,8 @@ tables! {
         heartbeat: Heartbeat,
         /// As in `frame`.
         closing: List<Condition>,
+        /// Every reply that is nothing else; as in `frame`.
+        message: List<Condition>,
     }
 
     /// A number that counts towards the length of a message.
@@ -376,6 +381,8 @@ tables! {
         r#match: List<Condition>,
         /// What to answer: hex digits and `{id}`; nothing where absent.
         reply: Text<String>,
+        /// Laid out as requests are, and answered as they are, whoever sends it; default false.
+        is_request: bool,
     }
 
     /// `[upstreams.NAME.protocol.line]`

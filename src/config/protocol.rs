@@ -90,7 +90,7 @@ fn line_settings(report: &mut Report<'_>, at: &[&str], options: file::Line) -> O
     let Text(delimiter) = options.delimiter.unwrap_or(Text(settings.delimiter));
     settings.delimiter = delimiter;
     settings.error = options.error.map(|Text(error)| error);
-    settings.max_message = max_message(report, at, options.max_message, MAX_MESSAGE)?;
+    settings.max_message = max_message(report, at, options.max_message, (settings.max_message, MAX_MESSAGE))?;
     Some(settings)
 }
 
@@ -98,10 +98,9 @@ fn max_message(
     report: &mut Report<'_>,
     at: &[&str],
     written: Option<Text<Size>>,
-    most: u64,
+    (default, most): (usize, u64),
 ) -> Option<usize> {
-    let default = crate::protocol::MAX_MESSAGE as u64;
-    let bytes = report.size(at, "max_message", written, default, 1..=most);
+    let bytes = report.size(at, "max_message", written, default as u64, 1..=most);
     usize::try_from(bytes).ok().filter(|_| (1..=most).contains(&bytes))
 }
 
@@ -119,6 +118,9 @@ fn frame_settings(report: &mut Report<'_>, at: &[&str], options: file::Frame) ->
     if let Some(list) = options.closing {
         settings.closing = conditions(report, at, "closing", list.0)?;
     }
+    if let Some(list) = options.message {
+        settings.message = conditions(report, at, "message", list.0)?;
+    }
     if let Some(Text(text)) = options.error {
         settings.error = Some(template(report, at, "error", &text)?);
     }
@@ -126,9 +128,10 @@ fn frame_settings(report: &mut Report<'_>, at: &[&str], options: file::Frame) ->
         settings.method = Some(method(report, at, "method", &it)?);
     }
     if let Some(it) = options.reply {
-        settings.reply = overrides(report, at, it)?;
+        settings.reply = overrides(report, at, it, settings.reply)?;
     }
-    settings.max_message = max_message(report, at, options.max_message, MAX_MESSAGE_IN_PARTS)?;
+    settings.max_message =
+        max_message(report, at, options.max_message, (settings.max_message, MAX_MESSAGE_IN_PARTS))?;
     Some(settings)
 }
 
@@ -168,8 +171,13 @@ fn base(
     Some(frame::Settings { length, ..settings? })
 }
 
-fn overrides(report: &mut Report<'_>, at: &[&str], options: file::Reply) -> Option<frame::Overrides> {
-    let mut replies = frame::Overrides::default();
+/// What differs for replies, over what differs already.
+fn overrides(
+    report: &mut Report<'_>,
+    at: &[&str],
+    options: file::Reply,
+    mut replies: frame::Overrides,
+) -> Option<frame::Overrides> {
     if let Some(list) = options.length {
         replies.length = Some(lengths(report, at, "reply.length", list, &[])?);
     }
@@ -181,6 +189,9 @@ fn overrides(report: &mut Report<'_>, at: &[&str], options: file::Reply) -> Opti
     }
     if let Some(list) = options.closing {
         replies.closing = Some(conditions(report, at, "reply.closing", list.0)?);
+    }
+    if let Some(list) = options.message {
+        replies.message = Some(conditions(report, at, "reply.message", list.0)?);
     }
     Some(replies)
 }
@@ -254,7 +265,7 @@ fn heartbeat(
         Some(Text(text)) => Some(template(report, at, &format!("{key}.reply"), &text)?),
         None => None,
     };
-    Some(frame::Heartbeat { conditions, reply })
+    Some(frame::Heartbeat { conditions, reply, is_request: it.is_request.unwrap_or(false) })
 }
 
 fn template(report: &mut Report<'_>, at: &[&str], key: &str, text: &str) -> Option<frame::Template> {

@@ -62,7 +62,8 @@ impl Dialect {
         }
         settings.oneway = bit(ONEWAY);
         settings.closing = bit(CLOSING);
-        settings.heartbeat = Some(Heartbeat { conditions: bit(HEARTBEAT), reply: own(PONG) });
+        settings.heartbeat =
+            Some(Heartbeat { conditions: bit(HEARTBEAT), reply: own(PONG), is_request: false });
         settings.error = words.then(|| own(ERROR)).flatten();
         settings.max_message = MAX_MESSAGE;
         Arc::new(Frame::new(settings).unwrap())

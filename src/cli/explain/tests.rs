@@ -25,7 +25,11 @@ fn calls() -> Arc<dyn Protocol> {
     let settings = frame::Settings {
         id: Some(field(1, 2)),
         oneway: kind(1),
-        heartbeat: Some(Heartbeat { conditions: kind(2), reply: Template::parse("03 {id} 04").ok() }),
+        heartbeat: Some(Heartbeat {
+            conditions: kind(2),
+            reply: Template::parse("03 {id} 04").ok(),
+            is_request: false,
+        }),
         closing: kind(3),
         method: Some(Method { offset: 4, size: 3 }),
         max_message: 60,

@@ -45,7 +45,7 @@ fn no_id() -> Arc<dyn Protocol> {
     let mut settings =
         frame::Settings::new(Length { offset: 0, size: Size::Bytes(1), endian: Endian::Big, adjust: 0 });
     let conditions = vec![Condition { offset: 1, mask: HEARTBEAT, equals: HEARTBEAT }];
-    settings.heartbeat = Some(Heartbeat { conditions, reply: None });
+    settings.heartbeat = Some(Heartbeat { conditions, reply: None, is_request: false });
     Arc::new(Frame::new(settings).unwrap())
 }
 

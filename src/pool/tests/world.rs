@@ -43,7 +43,7 @@ pub(crate) fn protocol() -> Arc<dyn Protocol> {
     settings.oneway = bit(ONEWAY);
     settings.closing = bit(CLOSING);
     let pong = Some(Template::parse("05 40 {id} 21").unwrap());
-    settings.heartbeat = Some(Heartbeat { conditions: bit(HEARTBEAT), reply: pong });
+    settings.heartbeat = Some(Heartbeat { conditions: bit(HEARTBEAT), reply: pong, is_request: false });
     settings.error = Some(Template::parse("05 80 {id} 21").unwrap());
     Arc::new(Frame::new(settings).unwrap())
 }

@@ -3,7 +3,7 @@
 //! Invariant: what passes here cannot make a codec panic, loop, corrupt a frame while it changes an id,
 //! or write an error that a client cannot read. Called by `Frame::new`.
 
-use super::layout::{IdField, Kind, Layout};
+use super::layout::{IdField, Kind, Layout, front, least_width};
 use super::settings::{Condition, Field, Heartbeat, Length, Method, Settings, Size};
 use super::template::Template;
 use super::{MAX_AVOID, MAX_HEADER, MAX_LENGTHS, last_tag};
@@ -28,8 +28,10 @@ pub(super) fn fields(settings: &Settings) -> Check {
     conditions("oneway", &settings.oneway)?;
     conditions("closing", &settings.closing)?;
     conditions("reply.closing", reply.closing.as_deref().unwrap_or_default())?;
-    heartbeat("heartbeat", settings.heartbeat.as_ref())?;
-    heartbeat("reply.heartbeat", reply.heartbeat.as_ref())
+    conditions("message", &settings.message)?;
+    conditions("reply.message", reply.message.as_deref().unwrap_or_default())?;
+    heartbeat("heartbeat", settings.heartbeat.as_ref(), settings)?;
+    heartbeat("reply.heartbeat", reply.heartbeat.as_ref(), settings)
 }
 
 /// Checks what warmline itself writes against the layout of the side that reads it.
@@ -47,9 +49,12 @@ pub(super) fn templates(settings: &Settings, requests: &Layout, replies: &Layout
         Some(heartbeat) => ("reply.heartbeat.reply", Some(heartbeat)),
         None => ("heartbeat.reply", heartbeat),
     };
-    match heartbeat.and_then(|h| h.reply.as_ref()) {
-        Some(answer) => template(key, "the answer to a server", answer, requests, max),
-        None => Ok(()),
+    match heartbeat {
+        Some(Heartbeat { reply: Some(answer), is_request, .. }) => {
+            let layout = if *is_request { replies } else { requests };
+            template(key, "the answer to a server", answer, layout, max)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -80,13 +85,6 @@ fn lengths(key: &str, fields: &[Length], max: usize) -> Check {
         return wrong(format!("{key}.0.adjust"), reason, "raise adjust: bytes on the wire = value + adjust");
     }
     Ok(())
-}
-
-fn least_width(field: &Length) -> usize {
-    match field.size {
-        Size::Bytes(size) => size,
-        Size::Varint => 1,
-    }
 }
 
 fn varint_bytes(field: &Length, width: usize) -> i128 {
@@ -211,15 +209,23 @@ fn conditions(key: &str, conditions: &[Condition]) -> Check {
     Ok(())
 }
 
-fn heartbeat(key: &str, heartbeat: Option<&Heartbeat>) -> Check {
-    match heartbeat {
-        None => Ok(()),
-        Some(h) if h.conditions.is_empty() => wrong(
-            format!("{key}.match"),
-            "without conditions every frame is a heartbeat",
-            "give at least one",
-        ),
-        Some(h) => conditions(&format!("{key}.match"), &h.conditions),
+fn heartbeat(key: &str, heartbeat: Option<&Heartbeat>, settings: &Settings) -> Check {
+    let Some(heartbeat) = heartbeat else { return Ok(()) };
+    if heartbeat.conditions.is_empty() {
+        let reason = "without conditions every frame is a heartbeat";
+        return wrong(format!("{key}.match"), reason, "give at least one");
+    }
+    conditions(&format!("{key}.match"), &heartbeat.conditions)?;
+    // Which lengths a frame has is known from its first bytes, and every frame has these.
+    let replies = settings.reply.length.as_ref().unwrap_or(&settings.length);
+    let front = front(&settings.length).min(front(replies));
+    match heartbeat.conditions.iter().position(|c| c.offset >= front) {
+        Some(index) if heartbeat.is_request => {
+            let reason = format!("a frame may end before byte {}", heartbeat.conditions[index].offset);
+            let remedy = format!("tell heartbeats apart by the first {front} bytes");
+            wrong(format!("{key}.match.{index}.offset"), reason, remedy)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -232,7 +238,7 @@ fn template(key: &str, what: &str, template: &Template, layout: &Layout, max: us
     let len = bytes.len();
     let fix = "count again: bytes on the wire = value + adjust";
     let says = |n: u64| format!("{what} is {len} bytes long but its length field says {n}");
-    match layout.measure(&bytes, max) {
+    match layout.length(&bytes, max) {
         Ok(Some(n)) if n == len => Ok(()),
         Ok(Some(n)) => wrong(key.into(), says(n as u64), fix),
         Ok(None) => wrong(key.into(), format!("{what} is too short to hold its length"), "write it whole"),
@@ -252,9 +258,14 @@ fn reads_as_reply(error: &Template, replies: &Layout) -> Check {
         }
     }
     match replies.kind(&render(error, replies.id, 0)) {
-        Kind::Message | Kind::Oneway => Ok(()),
-        Kind::Heartbeat(_) => wrong("error".into(), "the error reads as a heartbeat", "change its flags"),
-        Kind::Closing => wrong("error".into(), "the error reads as a closing frame", "change its flags"),
+        Some(Kind::Message | Kind::Oneway) => Ok(()),
+        None => wrong("error".into(), "the error does not read as a reply", "look at reply.message"),
+        Some(Kind::Heartbeat(_)) => {
+            wrong("error".into(), "the error reads as a heartbeat", "change its flags")
+        }
+        Some(Kind::Closing) => {
+            wrong("error".into(), "the error reads as a closing frame", "change its flags")
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod model;
 #[cfg(test)]
 mod parts_tests;
 mod preset;
+#[cfg(test)]
+mod preset_tests;
 mod settings;
 mod template;
 #[cfg(test)]
@@ -19,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use self::layout::{IdField, Kind, Layout};
+use self::layout::{IdField, Kind, Layout, NO_KIND};
 pub use self::preset::{PRESETS, preset};
 pub use self::settings::{Condition, Field, Heartbeat, Length, Method, Overrides, Settings, Size};
 pub use self::template::{Template, TemplateError};
@@ -123,6 +125,7 @@ impl Protocol for Frame {
             Malformed::TooLarge(_) => {
                 "look at `length`: offset, size, endian, adjust; if they are right, raise `max_message`"
             }
+            Malformed::Invalid(NO_KIND) => "look at `message`, and at the conditions of what is no message",
             Malformed::Invalid(_) => {
                 "look at `length`: bytes on the wire = value + adjust; if that is right, at `id`"
             }
@@ -211,16 +214,12 @@ impl Downstream for Requests {
             Ok(Cut::More(need)) => return Ok(Received::More(need)),
             Err(reason) => return oversize(layout, reason, input),
         };
-        let kind = layout.kind(&bytes);
         let malformed = |what| BadRequest { id: Id::None, reason: Malformed::Invalid(what) };
+        let kind = layout.kind(&bytes).ok_or(malformed(NO_KIND))?;
         match kind {
             Kind::Closing | Kind::Heartbeat(_) if rest > 0 => return Err(malformed(LARGE_CONTROL)),
             Kind::Closing => return Ok(Received::Closing),
-            Kind::Heartbeat(answer) => {
-                let answer =
-                    answer.map(|answer| fill(answer, layout, &self.spec.replies, &bytes)).transpose();
-                return answer.map(Received::Control).map_err(malformed);
-            }
+            Kind::Heartbeat(beat) => return beat.answer(&bytes).map(Received::Control).map_err(malformed),
             Kind::Oneway | Kind::Message => {}
         }
         let id = match layout.id {
@@ -280,13 +279,11 @@ impl Upstream for Replies {
             Cut::Part { bytes, last } => return Ok(Answered::Part { bytes, last }),
             Cut::More(need) => return Ok(Answered::More(need)),
         };
-        match layout.kind(&bytes) {
+        match layout.kind(&bytes).ok_or(Malformed::Invalid(NO_KIND))? {
             Kind::Closing | Kind::Heartbeat(_) if rest > 0 => return Err(Malformed::Invalid(LARGE_CONTROL)),
             Kind::Closing => return Ok(Answered::Closing),
-            Kind::Heartbeat(answer) => {
-                let answer =
-                    answer.map(|answer| fill(answer, layout, &self.spec.requests, &bytes)).transpose();
-                return answer.map(Answered::Control).map_err(Malformed::Invalid);
+            Kind::Heartbeat(beat) => {
+                return beat.answer(&bytes).map(Answered::Control).map_err(Malformed::Invalid);
             }
             Kind::Oneway | Kind::Message => {}
         }
@@ -323,15 +320,4 @@ fn put(message: &Bytes, charge: &Charge, field: IdField, id: u64, out: &mut Outp
     out.put(&message[..field.offset()]);
     out.put(&field.write(id));
     out.put_shared(message, field.end(), charge);
-}
-
-/// The answer to the `heartbeat` that came in the layout `from`, for the side that reads `to`.
-fn fill(answer: &Template, from: &Layout, to: &Layout, heartbeat: &[u8]) -> Result<Bytes, &'static str> {
-    match (from.id, to.id) {
-        (Some(field), Some(to)) if answer.has_id() => {
-            let id = field.read(heartbeat).ok_or("heartbeat is too short to hold its id")?;
-            Ok(answer.render(&to.write(id)).into())
-        }
-        _ => Ok(answer.render(&[]).into()),
-    }
 }

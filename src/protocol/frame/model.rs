@@ -26,28 +26,47 @@ struct Direction<'a> {
     heartbeat: Option<&'a Heartbeat>,
     closing: &'a [Condition],
     oneway: &'a [Condition],
-    /// The id field of the other direction.
-    answer_id: Option<&'a Field>,
+    message: &'a [Condition],
+    /// The length and the id of heartbeats, and the id of their answers.
+    beat: (&'a [Length], Option<&'a Field>, Option<&'a Field>),
+    /// The bytes that are looked at before there is a length.
+    front: usize,
     max: usize,
     /// Whether a refusal is to carry an id.
     client: bool,
 }
 
+/// The end of the fixed fields, or the first byte of a varint that begins before.
+fn front(length: &[Length]) -> usize {
+    let end = |field: &Length| {
+        if let Size::Bytes(size) = field.size { field.offset + size } else { field.offset + 1 }
+    };
+    let varint = length.iter().filter(|field| field.size == Size::Varint).map(end).min();
+    varint.unwrap_or(usize::MAX).min(length.iter().map(end).max().unwrap())
+}
+
 fn direction(s: &Settings, client: bool) -> Direction<'_> {
     let (id, reply_id) = (s.id.as_ref(), s.reply.id.as_ref().or(s.id.as_ref()));
     let max = s.max_message;
+    let as_request = (&s.length[..], id, reply_id);
     if client {
         let (heartbeat, closing) = (s.heartbeat.as_ref(), &s.closing[..]);
-        let (length, oneway) = (&s.length[..], &s.oneway[..]);
-        return Direction { length, id, heartbeat, closing, oneway, answer_id: reply_id, max, client };
+        let (length, oneway, message) = (&s.length[..], &s.oneway[..], &s.message[..]);
+        let (beat, front) = (as_request, front(length));
+        return Direction { length, id, heartbeat, closing, oneway, message, beat, front, max, client };
     }
+    let length = s.reply.length.as_ref().unwrap_or(&s.length);
+    let heartbeat = s.reply.heartbeat.as_ref().or(s.heartbeat.as_ref());
+    let is_request = heartbeat.is_some_and(|heartbeat| heartbeat.is_request);
     Direction {
-        length: s.reply.length.as_ref().unwrap_or(&s.length),
+        length,
         id: reply_id,
-        heartbeat: s.reply.heartbeat.as_ref().or(s.heartbeat.as_ref()),
+        heartbeat,
         closing: s.reply.closing.as_ref().unwrap_or(&s.closing),
         oneway: &[],
-        answer_id: id,
+        message: s.reply.message.as_ref().unwrap_or(&s.message),
+        beat: if is_request { as_request } else { (length, reply_id, id) },
+        front: front(length).min(front(&s.length)),
         max,
         client,
     }
@@ -94,36 +113,63 @@ fn matches(conditions: &[Condition], frame: &[u8]) -> bool {
         && conditions.iter().all(|c| frame.len() > c.offset && frame[c.offset] & c.mask == c.equals)
 }
 
+/// Whether a byte that is there is against `conditions`.
+fn excluded(conditions: &[Condition], front: &[u8]) -> bool {
+    conditions.iter().any(|c| front.len() > c.offset && front[c.offset] & c.mask != c.equals)
+}
+
+/// Whether `bytes` begin like nothing that this direction may send.
+fn is_nothing(d: &Direction<'_>, bytes: &[u8]) -> bool {
+    let bytes = &bytes[..bytes.len().min(d.front)];
+    let heartbeat = d.heartbeat.map_or(&[][..], |heartbeat| &heartbeat.conditions);
+    let kinds = [d.message, heartbeat, d.oneway, d.closing];
+    !d.message.is_empty() && kinds.iter().all(|kind| kind.is_empty() || excluded(kind, bytes))
+}
+
 /// The first thing in `bytes` and how long it is.
 fn first(d: &Direction<'_>, bytes: &[u8]) -> (Event, usize) {
     let invalid = |why| (Event::Bad(None, Malformed::Invalid(why)), 0);
+    if is_nothing(d, bytes) {
+        return invalid(NO_KIND);
+    }
+    let mut length = d.length;
+    if let Some(heartbeat) = d.heartbeat
+        && !std::ptr::eq(d.beat.0, d.length)
+        && !excluded(&heartbeat.conditions, bytes)
+    {
+        if !matches(&heartbeat.conditions, bytes) {
+            return (Event::More(Need::Unknown), 0);
+        }
+        length = d.beat.0;
+    }
     let (mut total, mut header) = (0, 0);
-    for field in d.length {
+    for field in length {
         match share(field, bytes) {
             Ok((bytes, end)) => (total, header) = (total + bytes, header.max(end)),
             Err(true) => return invalid("length is not a varint"),
             Err(false) => return (Event::More(Need::Unknown), 0),
         }
     }
-    let id_in = |bytes: &[u8]| d.id.map(|f| number(bytes, f.offset, f.size, f.endian));
+    let id_at =
+        |field: Option<&Field>, bytes: &[u8]| field.map(|f| number(bytes, f.offset, f.size, f.endian));
     if total < header as i128 {
         return invalid("length is less than the header");
     }
     if total > d.max as i128 {
         let reason = Malformed::TooLarge(u64::try_from(total).unwrap_or(u64::MAX));
-        return match id_in(bytes) {
+        return match id_at(d.id, bytes) {
             Some(None) if d.client => (Event::More(Need::Unknown), 0),
             id => (Event::Bad(id.flatten().filter(|_| d.client), reason), 0),
         };
     }
     let total = usize::try_from(total).unwrap();
     let Some(frame) = bytes.get(..total) else { return (Event::More(Need::Total(total)), 0) };
-    let id = id_in(frame);
     if let Some(heartbeat) = d.heartbeat
         && matches(&heartbeat.conditions, frame)
     {
         let Some(answer) = &heartbeat.reply else { return (Event::Control(None), total) };
-        let hole = match (answer.has_id(), id, d.answer_id) {
+        let (_, from, to) = d.beat;
+        let hole = match (answer.has_id(), id_at(from, frame), to) {
             (false, ..) => Vec::new(),
             (true, Some(Some(id)), Some(to)) => digits(id, to.size, to.endian),
             _ => return invalid("heartbeat is too short to hold its id"),
@@ -133,13 +179,14 @@ fn first(d: &Direction<'_>, bytes: &[u8]) -> (Event, usize) {
     if matches(d.closing, frame) {
         return (Event::Closing, total);
     }
-    match id {
+    let oneway = matches(d.oneway, frame);
+    if !oneway && !d.message.is_empty() && !matches(d.message, frame) {
+        return invalid(NO_KIND);
+    }
+    match id_at(d.id, frame) {
         Some(None) if d.client => invalid("request is too short to hold its id"),
         Some(None) => invalid("reply is too short to hold its id"),
-        id => {
-            let oneway = matches(d.oneway, frame);
-            (Event::Message { id: id.flatten(), oneway, bytes: frame.to_vec() }, total)
-        }
+        id => (Event::Message { id: id.flatten(), oneway, bytes: frame.to_vec() }, total),
     }
 }
 
@@ -252,7 +299,11 @@ fn conditions(least: usize) -> impl Strategy<Value = Vec<Condition>> {
 }
 
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
-    conditions(1).prop_map(|conditions| Heartbeat { conditions, reply: None })
+    (conditions(1), any::<bool>()).prop_map(|(conditions, is_request)| Heartbeat {
+        conditions,
+        reply: None,
+        is_request,
+    })
 }
 
 /// Gives the heartbeat of `key` the first answer that is a frame, if there is one among a few simple ones.
@@ -282,6 +333,8 @@ prop_compose! {
         oneway in conditions(0),
         heartbeat in prop::option::of(heartbeat()),
         closing in conditions(0),
+        message in prop_oneof![Just(Vec::new()), conditions(0)],
+        reply_message in prop::option::of(conditions(0)),
         reply_length in prop::option::of(lengths()),
         reply_id in prop::option::weighted(0.8, field(size)),
         reply_heartbeat in prop::option::of(self::heartbeat()),
@@ -294,8 +347,9 @@ prop_compose! {
                 id: reply_id.filter(|_| id.is_some()),
                 heartbeat: reply_heartbeat,
                 closing: reply_closing,
+                message: reply_message,
             },
-            length, id, oneway, heartbeat, closing, error: None, method: None, max_message, in_order: true,
+            length, id, oneway, heartbeat, closing, message, error: None, method: None, max_message, in_order: true,
         }
     }
 }

@@ -12,7 +12,7 @@ fn frames() -> Frame {
     Frame::new(Settings {
         id: Some(Field { offset: 4, size: 4, endian: Endian::Little, avoid: Vec::new() }),
         oneway: flag(1),
-        heartbeat: Some(Heartbeat { conditions: flag(2), reply: None }),
+        heartbeat: Some(Heartbeat { conditions: flag(2), reply: None, is_request: false }),
         closing: flag(4),
         max_message: 1 << 20,
         ..Settings::new(length)

@@ -21,6 +21,9 @@ pub struct Settings {
     pub heartbeat: Option<Heartbeat>,
     /// What makes a frame say that its sender is about to close; no conditions, no such frames.
     pub closing: Vec<Condition>,
+    /// What makes a frame a request with a reply. No conditions, whatever is nothing else; with them, what is
+    /// nothing at all is refused.
+    pub message: Vec<Condition>,
     /// The reply of a request that gets none, in the layout of replies.
     pub error: Option<Template>,
     /// Where a request says what it calls.
@@ -43,6 +46,7 @@ impl Settings {
             oneway: Vec::new(),
             heartbeat: None,
             closing: Vec::new(),
+            message: Vec::new(),
             error: None,
             method: None,
             reply: Overrides::default(),
@@ -115,6 +119,8 @@ pub struct Heartbeat {
     pub conditions: Vec<Condition>,
     /// The answer, in the layout of the other direction, with the heartbeat's id; absent, there is none.
     pub reply: Option<Template>,
+    /// Whoever sends it, it is laid out as requests are, and its answer as replies are.
+    pub is_request: bool,
 }
 
 /// What overrides the settings for replies. What is absent here is as in requests.
@@ -128,4 +134,6 @@ pub struct Overrides {
     pub heartbeat: Option<Heartbeat>,
     /// What makes a frame say that the server is about to close.
     pub closing: Option<Vec<Condition>>,
+    /// What makes a frame a reply.
+    pub message: Option<Vec<Condition>>,
 }

@@ -153,21 +153,6 @@ fn modes_and_tags() {
     assert_eq!(frame(wide).tags(), Some(TagSpace { last: u64::MAX, avoid: Vec::new() }));
 }
 
-#[test]
-fn presets_are_valid() {
-    for name in PRESETS {
-        let frame = Frame::new(preset(name).unwrap()).unwrap();
-        assert_eq!(frame.modes()[0], Mode::Exclusive, "{name}");
-        assert_eq!(frame.max_message(), 16 << 20, "{name}");
-    }
-    assert_eq!(preset("http"), None);
-    let total = |name, bytes: &[u8]| header(&preset(name).unwrap(), bytes);
-    assert_eq!(total("swoole", &[0, 0, 0, 5]), Ok(Some(9)));
-    assert_eq!(total("netty4", &[0, 0, 0, 0]), Ok(Some(4)));
-    assert_eq!(total("tars", &[0, 0, 1, 0]), Ok(Some(256)));
-    assert_eq!(total("brpc", b"PRPC\x00\x00\x00\x20\x00\x00\x00\x10"), Ok(Some(44)));
-}
-
 #[track_caller]
 fn refused(change: impl FnOnce(&mut Settings), expected: &str) {
     let mut settings = Settings { id: Some(field(4, 4)), ..settings(length(0, 4, 4)) };
@@ -264,7 +249,19 @@ fn conditions_that_cannot_be() {
         |s| s.closing = vec![condition(1024, 1, 1)],
         "closing.0.offset: 1024 is too far into the frame; conditions look at the first 1024 bytes",
     );
-    let none = || Some(Heartbeat { conditions: Vec::new(), reply: None });
+    refused(
+        |s| s.reply.message = Some(vec![condition(8, 0, 0)]),
+        "reply.message.0.mask: a mask of 0 holds for every frame; set the bits that count; 0xff for the whole byte",
+    );
+    refused(
+        |s| {
+            let conditions = vec![condition(4, 0xff, 1)];
+            s.heartbeat = Some(Heartbeat { conditions, reply: None, is_request: true });
+        },
+        "heartbeat.match.0.offset: a frame may end before byte 4; \
+         tell heartbeats apart by the first 4 bytes",
+    );
+    let none = || Some(Heartbeat { conditions: Vec::new(), reply: None, is_request: false });
     refused(
         |s| s.heartbeat = none(),
         "heartbeat.match: without conditions every frame is a heartbeat; give at least one",
@@ -293,8 +290,13 @@ fn templates_that_cannot_be() {
         "00000005 ff {id}",
         "error: replies carry their id at offset 4, the error does not; put {id} at offset 4".into(),
     );
-    let heartbeat =
-        |text| Some(Heartbeat { conditions: vec![condition(8, 0xff, 1)], reply: Some(template(text)) });
+    let heartbeat = |text| {
+        Some(Heartbeat {
+            conditions: vec![condition(8, 0xff, 1)],
+            reply: Some(template(text)),
+            is_request: false,
+        })
+    };
     refused(
         |s| {
             s.heartbeat = heartbeat("00000005 {id} 02");
@@ -340,9 +342,29 @@ fn templates_that_cannot_be() {
 }
 
 #[test]
+fn an_error_is_a_reply() {
+    refused(
+        |s| {
+            s.message = vec![condition(8, 0xff, 3)];
+            s.error = Some(template("00000005 {id} 02"));
+        },
+        "error: the error does not read as a reply; look at reply.message",
+    );
+    let message = vec![condition(8, 0xff, 3)];
+    let reply = Overrides { message: Some(vec![condition(8, 0xff, 2)]), ..Overrides::default() };
+    let error = Some(template("00000005 {id} 02"));
+    let id = Some(field(4, 4));
+    Frame::new(Settings { id, message, error, reply, ..settings(length(0, 4, 4)) }).unwrap();
+}
+
+#[test]
 fn an_answer_has_the_layout_of_the_side_that_reads_it() {
     let heartbeat = |text: Option<&str>| {
-        Some(Heartbeat { conditions: vec![condition(4, 0xff, 1)], reply: text.map(template) })
+        Some(Heartbeat {
+            conditions: vec![condition(4, 0xff, 1)],
+            reply: text.map(template),
+            is_request: false,
+        })
     };
     let mut settings = settings(length(0, 4, 4));
     settings.heartbeat = heartbeat(Some("00000001 02"));

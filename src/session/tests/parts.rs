@@ -28,6 +28,7 @@ pub(super) fn large_frames_with(error: Option<&str>) -> Arc<dyn Protocol> {
     settings.heartbeat = Some(Heartbeat {
         conditions: vec![Condition { offset: 4, mask: HEARTBEAT, equals: HEARTBEAT }],
         reply: Some(Template::parse("0000000a 40 {id} 21").unwrap()),
+        is_request: false,
     });
     settings.error = error.map(|error| Template::parse(error).unwrap());
     settings.in_order = true;

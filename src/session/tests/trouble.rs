@@ -126,7 +126,7 @@ async fn a_flood_of_unanswered_heartbeats_leaves_time_for_others() {
     let mut settings =
         frame::Settings::new(Length { offset: 0, size: Size::Bytes(1), endian: Endian::Big, adjust: 0 });
     let conditions = vec![Condition { offset: 1, mask: HEARTBEAT, equals: HEARTBEAT }];
-    settings.heartbeat = Some(Heartbeat { conditions, reply: None });
+    settings.heartbeat = Some(Heartbeat { conditions, reply: None, is_request: false });
     let protocol = Arc::new(Frame::new(settings).unwrap());
     let front = Front::with(Mode::Exclusive, protocol, |_| {}, Budget::new(1 << 20));
     let (listener, port) = bind();
