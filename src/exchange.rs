@@ -34,8 +34,8 @@ pub struct Exchange {
     pub key: Option<u64>,
     /// The endpoint that it waits for, if others will not do.
     pub led_to: Option<usize>,
-    /// The round of the last request of the same client that had to wait; 0 = none had.
-    pub behind: u64,
+    /// The round before which it has no turn: its client has had one in each.
+    pub not_before: u64,
     /// What its earlier attempts came to.
     pub tried: Tried,
     /// No other endpoint will do than the one it was given to.
@@ -98,7 +98,9 @@ struct State {
     /// Not known before the request is whole.
     deadline: Option<Instant>,
     /// Its turn, while it waits in the queue.
-    waiting: Option<Turn>,
+    /// Its turn, if it ever had to wait, and whether it waits now.
+    turn: Option<Turn>,
+    waiting: bool,
     given: Option<Instant>,
     written: Option<Instant>,
     /// When a connection last gave it back.
@@ -134,7 +136,7 @@ pub fn open(
         turn: Turn::default(),
         key: None,
         led_to: None,
-        behind: 0,
+        not_before: 0,
         tried: Tried::default(),
         bound: false,
         slot,
@@ -275,13 +277,13 @@ impl ReplySlot {
     pub fn begin_waiting(&self, turn: Turn) -> Option<Instant> {
         let mut state = self.0.state();
         let open = !matches!(state.stage, Stage::Ended(_));
-        state.waiting = open.then_some(turn);
+        (state.turn, state.waiting) = (Some(turn), open);
         open.then_some(state.retried.unwrap_or(self.0.admitted))
     }
 
     /// It waits no more.
     pub fn end_waiting(&self) {
-        self.0.state().waiting = None;
+        self.0.state().waiting = false;
     }
 
     /// It was given to a connection.
@@ -385,7 +387,13 @@ impl Ticket {
 
     /// Its turn, while it waits in the queue.
     pub fn waiting(&self) -> Option<Turn> {
-        self.0.state().waiting
+        let state = self.0.state();
+        state.turn.filter(|_| state.waiting)
+    }
+
+    /// The round of its turn, if it ever had to wait.
+    pub fn round(&self) -> Option<u64> {
+        self.0.state().turn.map(|turn| turn.round)
     }
 
     /// Ends the exchange for the session: the deadline has come, or the wait was too long.

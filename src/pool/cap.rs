@@ -66,9 +66,9 @@ impl Cap {
     }
 
     /// A pool at the cap has something to send, and `sockets`: others give up what they do not use, and, once it is its
-    /// turn, one of more than it has. If it has none, or one is about to come, the next one is for it; returns when to
-    /// claim again then.
-    pub(super) fn claim(&self, queue: &Arc<Queue>, sockets: usize) -> Option<Instant> {
+    /// turn, one of more than it has. If it has none, or one is about to come, the next one is for it: then it is true.
+    /// And when to claim again, if others may have some.
+    pub(super) fn claim(&self, queue: &Arc<Queue>, sockets: usize) -> (bool, Option<Instant>) {
         let pools = self.pools();
         let others: Vec<_> = pools.all.iter().filter(|other| !is(other, queue)).cloned().collect();
         let now = Instant::now();
@@ -76,15 +76,16 @@ impl Cap {
         drop(pools);
         let others: Vec<_> = others.iter().filter_map(Weak::upgrade).collect();
         let gives = |idle: bool| others.iter().any(|other| other.give_way(idle, sockets));
+        let again = (!others.is_empty()).then(|| turn.unwrap_or(now + TURN));
         let comes = gives(true) || (turn.is_none() && gives(false));
         let mut pools = self.pools();
         if !pools.claims.iter().any(|claim| is(claim, queue)) {
             if sockets > 0 && !comes {
-                return None;
+                return (false, again);
             }
             pools.claims.push(Arc::downgrade(queue));
         }
-        Some(turn.unwrap_or(now + TURN))
+        (true, again)
     }
 
     /// A pool wants nothing any more.

@@ -227,9 +227,11 @@ impl Keeper {
     /// better; returns when to look again at that.
     fn make_do(&mut self, needy: Option<usize>, demand: &Demand, now: Instant) -> Option<Instant> {
         let asked = demand.has_waiting() || (demand.down && demand.touched);
-        let sockets = demand.open + demand.connecting;
-        let claim_at = if asked { self.cap.claim(&self.core.queue, sockets) } else { None };
-        self.room = if claim_at.is_some() { Room::Claimed } else { Room::Short };
+        // Those that have long requests are of no use to what waits.
+        let of_use = if demand.stands_still { demand.connecting } else { demand.open + demand.connecting };
+        let (claimed, claim_at) =
+            if asked { self.cap.claim(&self.core.queue, of_use) } else { (false, None) };
+        self.room = if claimed { Room::Claimed } else { Room::Short };
         let worth_at = needy.and_then(|needy| self.kept[needy].backoff.worth_at()).filter(|at| *at > now);
         match needy {
             Some(needy) if worth_at.is_some() => self.core.queue.set_out_of_reach(needy),

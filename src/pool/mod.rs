@@ -82,8 +82,8 @@ pub struct Sender<'i> {
     pub first: bool,
     /// What it calls the request.
     pub id: &'i Id,
-    /// The round of the last request of its own that had to wait; 0 = none had.
-    pub behind: u64,
+    /// The round before which it has no turn: see [`Pool::round`].
+    pub not_before: u64,
 }
 
 /// What is known of one endpoint, for metrics and the pool table.
@@ -223,13 +223,18 @@ impl Pool {
         self.core.orders.send_modify(|orders| orders.superseded = true);
     }
 
+    /// The round of who is served now. A client that has several requests waiting has one in each round.
+    pub fn round(&self) -> u64 {
+        self.core.queue.round()
+    }
+
     /// Takes a request in: it waits for a connection, or is given to one, or is refused. After the last part of one
     /// in parts, [`Pool::request_is_whole`] must follow.
     pub fn admit(&self, request: Request, sender: Sender<'_>, now: Instant) -> Ticket {
         let deadline = request.rest.is_none().then(|| now + self.settings.request_timeout);
         let key = self.settings.balance.policy.key(&request.bytes, sender.id, &*self.protocol);
         let (mut exchange, ticket) = exchange::open(request, sender.first, now, deadline, &self.core.events);
-        (exchange.key, exchange.behind) = (key, sender.behind);
+        (exchange.key, exchange.not_before) = (key, sender.not_before);
         if self.core.back.phase() == Phase::Running {
             self.core.queue.push(exchange);
         } else {

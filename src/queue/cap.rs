@@ -34,12 +34,11 @@ impl Queue {
         });
     }
 
-    /// Another queue, which has `theirs`, needs room under the cap: a connection leaves; only an `idle` one, if so. A busy
-    /// one leaves only for who has none, or fewer also after that. False if there is none.
+    /// Another queue, which has `theirs`, needs room under the cap: a connection leaves; only an `idle` one, if so. False
+    /// if there is none to leave.
     pub fn give_way(&self, idle: bool, theirs: usize) -> bool {
         self.locked(|inner| {
-            let idle = idle || (theirs > 0 && inner.roster.open() < theirs + 2);
-            let Some(inbox) = inner.roster.give_way(idle) else { return false };
+            let Some(inbox) = inner.roster.give_way(idle, theirs) else { return false };
             inner.put_back(inbox);
             true
         })

@@ -8,6 +8,8 @@ use smallvec::SmallVec;
 /// What the keeper needs to know to decide on the next connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
+    /// Some wait, and for long none of them was given to a connection.
+    pub stands_still: bool,
     /// Exchanges that no connection has and any endpoint will do for, or that are above `grow_at` on their connection.
     pub wanting: usize,
     /// The endpoints by index.

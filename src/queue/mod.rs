@@ -84,6 +84,8 @@ struct Inner {
     /// In a round as many are served as had their turn in it when it began.
     round: u64,
     left_of_round: usize,
+    /// Since when some wait and none of them was given to a connection.
+    still_since: Option<Instant>,
     /// Why the last attempt to connect failed, if nothing is open.
     down: Option<String>,
     /// Something was pushed since the keeper last looked.
@@ -103,6 +105,7 @@ impl Queue {
             arrivals: 0,
             round: 0,
             left_of_round: 0,
+            still_since: None,
             down: None,
             touched: false,
             refused: Vec::new(),
@@ -160,6 +163,11 @@ impl Queue {
             }
             key.is_some()
         })
+    }
+
+    /// The round of who is served now: a client has at most one turn in each.
+    pub fn round(&self) -> u64 {
+        self.inner().round
     }
 
     /// Takes an exchange out, if it still waits: meanwhile a connection may have been given it.
@@ -270,7 +278,9 @@ impl Queue {
     pub fn demand(&self) -> Demand {
         #[cfg(test)]
         LOOKS.with(|looks| looks.set(looks.get() + 1));
-        self.locked(|Inner { roster, waiting, down, touched, .. }| Demand {
+        let is_long = |since: Instant| since + TURN <= Instant::now();
+        self.locked(|Inner { roster, waiting, still_since, down, touched, .. }| Demand {
+            stands_still: !waiting.is_empty() && still_since.is_some_and(is_long),
             wanting: waiting.count(None, false)
                 + waiting.count(None, true).min(roster.uploads_left())
                 + roster.overload(),
@@ -351,6 +361,9 @@ impl Inner {
     fn put_back(&mut self, exchanges: impl IntoIterator<Item = Exchange>) {
         for mut exchange in exchanges {
             self.lead(&mut exchange);
+            if self.waiting.is_empty() {
+                self.still_since = Some(Instant::now());
+            }
             let over = if exchange.bound { Some(exchange) } else { self.waiting.insert(exchange) };
             self.refused.extend(over.map(|exchange| (exchange, Refusal::Lost)));
         }
@@ -377,7 +390,9 @@ impl Inner {
         self.reserve();
         while let Some((key, exchange)) = self.next_pair() {
             self.note_served(exchange.turn.round);
-            exchange.slot.mark_given(Instant::now());
+            let now = Instant::now();
+            self.still_since = Some(now);
+            exchange.slot.mark_given(now);
             self.roster.give(key, exchange);
             self.reserve();
         }

@@ -6,12 +6,12 @@ use crate::exchange::{Exchange, Turn};
 use crate::protocol::Refusal;
 
 impl Inner {
-    /// Gives an exchange its turn, and leads it where its key says. It comes a round after the last one of its client
-    /// that had to wait: a client with many has one in each round, as the others do (start-time fair queueing, Goyal, Vin
-    /// and Cheng 1996). Rounds go by what is served, not by what comes: asking again and again makes nobody older.
+    /// Gives an exchange its turn, and leads it where its key says. A client with many has one in each round, as the
+    /// others do (start-time fair queueing, Goyal, Vin and Cheng 1996). Rounds go by what is served, not by what comes:
+    /// asking again and again makes nobody older.
     pub(super) fn line_up(&mut self, exchange: &mut Exchange) {
         self.arrivals += 1;
-        let round = self.round.max(exchange.behind.saturating_add(1));
+        let round = self.round.max(exchange.not_before);
         exchange.turn = Turn { round, arrival: self.arrivals };
         self.lead(exchange);
     }

@@ -84,6 +84,8 @@ pub(super) struct Roster {
     reserved: Option<usize>,
     /// The cap is reached, and no socket has closed since.
     pub(super) full: bool,
+    /// Others are under the same cap.
+    has_rivals: bool,
     /// When a connection was last asked to leave for the sake of others.
     asked_at: Option<Instant>,
     /// Where the order of turns has come to.
@@ -108,6 +110,7 @@ impl Roster {
             uploads: 0,
             reserved: None,
             full: false,
+            has_rivals: false,
             asked_at: None,
             turn: 0,
             uses: 0,
@@ -245,7 +248,7 @@ impl Roster {
         let member = &mut self.members[key];
         member.in_flight -= 1;
         let (idle, endpoint) = (member.in_flight == 0, member.endpoint);
-        if idle && self.rule == Rule::Hash {
+        if idle && (self.has_rivals || self.rule == Rule::Hash) {
             member.idle_since = Instant::now();
         }
         self.endpoints[endpoint].in_flight -= 1;
@@ -319,14 +322,17 @@ impl Roster {
         first.map_or_else(VecDeque::new, |key| self.ask_to_leave(key))
     }
 
-    /// Makes room under the cap for those of another roster, if it can be by an `idle` one only. Returns what the
-    /// connection had been given and not taken, if there is one to leave.
-    pub(super) fn give_way(&mut self, idle: bool) -> Option<VecDeque<Exchange>> {
+    /// Makes room under the cap for another roster that has `theirs`, if it can be by an `idle` one only. Who has none, or
+    /// fewer also after that, gets a busy one or one that has just been used. Returns what the connection had been given
+    /// and not taken, if there is one to leave.
+    pub(super) fn give_way(&mut self, idle: bool, theirs: usize) -> Option<VecDeque<Exchange>> {
+        self.has_rivals = true;
         if self.room_is_coming() {
             return Some(VecDeque::new());
         }
-        let busy = !idle && self.may_ask_busy();
-        let may_go = self.members.iter().filter(|(_, m)| m.may_leave(busy));
+        let has_more = theirs == 0 || self.open() >= theirs + 2;
+        let busy = has_more && !idle && self.may_ask_busy();
+        let may_go = self.members.iter().filter(|(_, m)| m.may_leave(busy) && (has_more || m.is_unused()));
         let first = may_go.min_by_key(|(_, m)| m.gone_last()).map(|(key, _)| key)?;
         Some(self.ask_to_leave(first))
     }
@@ -364,8 +370,7 @@ impl Roster {
             // What is led there can go nowhere else.
             return match to.open {
                 0 => from.open > 1 || last,
-                _ if member.in_flight > 0 || from.open <= 1 => false,
-                _ => self.has_more(member.endpoint, endpoint) || member.idle_since + TURN <= Instant::now(),
+                _ => from.open > 1 && (self.has_more(member.endpoint, endpoint) || member.is_unused()),
             };
         }
         from.open > 1 && (to.open == 0 || self.has_more(member.endpoint, endpoint))
@@ -445,6 +450,11 @@ impl Member {
     /// Whether it may be asked to leave, even if it is `busy`.
     fn may_leave(&self, busy: bool) -> bool {
         self.standing != Standing::Retiring && (busy || self.in_flight == 0)
+    }
+
+    /// Idle for so long that it may well stay so.
+    fn is_unused(&self) -> bool {
+        self.in_flight == 0 && self.idle_since + TURN <= Instant::now()
     }
 
     /// Smaller for who is sooner gone or less missed: the longest idle, then, as a request that takes long is mostly an

@@ -68,8 +68,8 @@ impl Rig {
 
     /// Of a client that has these outstanding.
     pub(super) fn push_behind(&mut self, others: &[u64]) -> u64 {
-        let waiting = others.iter().rev().find_map(|name| self.tickets[name].waiting());
-        self.push_one(false, waiting.map_or(0, |turn| turn.round), None)
+        let rounds = others.iter().filter_map(|name| self.tickets[name].round());
+        self.push_one(false, rounds.max().map_or(0, |round| round + 1), None)
     }
 
     /// So many of one client.
@@ -81,14 +81,14 @@ impl Rig {
         names
     }
 
-    fn push_one(&mut self, in_parts: bool, behind: u64, key: Option<u64>) -> u64 {
+    fn push_one(&mut self, in_parts: bool, not_before: u64, key: Option<u64>) -> u64 {
         let now = Instant::now();
         let bytes = Bytes::copy_from_slice(&self.next.to_be_bytes());
         let mut request = Request::new(bytes, false);
         request.rest = in_parts.then(|| parts::pipe(parts::CAPACITY, Charge::none()).1);
         let (mut exchange, ticket) =
             exchange::open(request, false, now, Some(now + Duration::from_secs(9)), &self.events);
-        (exchange.behind, exchange.key) = (behind, key);
+        (exchange.not_before, exchange.key) = (not_before, key);
         self.queue.push(exchange);
         self.tickets.insert(self.next, ticket);
         self.next += 1;

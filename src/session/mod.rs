@@ -83,7 +83,7 @@ pub struct Session {
     /// In a box, as a client that comes for one request never has it.
     idle: Option<Box<IdlePlace>>,
     requests: u32,
-    /// Of its last request that had to wait; 0 = none had.
+    /// The last round in which a request of it that had to wait was answered.
     round: u64,
     /// Messages decoded since others last had their turn.
     decoded: u8,
@@ -301,13 +301,24 @@ impl Session {
             request.charge = self.input.take_charge();
         }
         self.unanswered = request.oneway;
-        let sender = Sender { first: self.requests == 0, id: &id, behind: self.round };
+        let sender = Sender { first: self.requests == 0, id: &id, not_before: self.next_round() };
         let ticket = self.shared.pool.admit(request, sender, self.now);
-        self.round = ticket.waiting().map_or(self.round, |turn| turn.round);
         self.requests = self.requests.saturating_add(1);
         self.reading_since = self.now;
         self.expiry = None;
         self.outstanding.push((id, ticket));
+    }
+
+    /// The first round in which it has had no turn and has none to come: what was refused leaves its place to the next.
+    fn next_round(&self) -> u64 {
+        let mut rounds: SmallVec<[u64; 32]> =
+            self.outstanding.iter().filter_map(|(_, ticket)| ticket.round()).collect();
+        if rounds.is_empty() {
+            return 0;
+        }
+        rounds.sort_unstable();
+        let first = self.shared.pool.round().max(self.round + 1);
+        rounds.into_iter().fold(first, |free, round| if round == free { free + 1 } else { free })
     }
 
     fn expect_more(&mut self, need: Need) {

@@ -82,6 +82,9 @@ impl Session {
             && let Poll::Ready((id, ticket, answer)) = poll_next_answer(&mut self.outstanding, cx)
         {
             found = true;
+            if answer.is_ok() && !self.outstanding.is_empty() {
+                self.round = self.round.max(ticket.round().unwrap_or(0));
+            }
             self.answer(&id, ticket, answer);
         }
         if found {

@@ -49,7 +49,7 @@ pub(crate) fn protocol() -> Arc<dyn Protocol> {
 }
 
 /// Who sends requests here.
-pub(crate) const ANYBODY: Sender<'static> = Sender { first: false, id: &Id::None, behind: 0 };
+pub(crate) const ANYBODY: Sender<'static> = Sender { first: false, id: &Id::None, not_before: 0 };
 
 /// Endpoints that connect, or fail as told.
 #[derive(Debug)]

@@ -183,6 +183,37 @@ async fn a_client_that_sends_without_end_gets_its_reply_meanwhile() {
     assert!(before < BEATS, "it came last");
 }
 
+/// Or a client whose requests were refused would be behind all others, however little it asks from then on.
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_leaves_its_round_to_the_next() {
+    let mut plan = settings(Mode::Multiplex, 1, 1);
+    plan.max_in_flight = 1;
+    let world = World::with(plan, protocol());
+    let mut front = Front::of(world, protocol(), Front::settings(Mode::Multiplex), Budget::new(1 << 20));
+    let _server = front.server().await;
+    let mut other = front.connect();
+    other.send(0, 1, b"in flight").await;
+    settle().await;
+    let (near, far) = memory::pair(8192);
+    let mut client = Wire::from(near);
+    let mut session = Session::new(far.into(), front.shared.clone());
+    assert_eq!(session.next_round(), 0);
+    client
+        .write_all(&[message(0, 1, b"a"), message(0, 2, b"b"), message(0, 3, b"c")].concat())
+        .await
+        .unwrap();
+    session.turn().unwrap();
+    let rounds: Vec<_> = session.outstanding.iter().filter_map(|(_, ticket)| ticket.round()).collect();
+    let [first, second, third] = rounds[..] else { panic!("{rounds:?}") };
+    assert!(first < second && second < third);
+    assert_eq!(session.next_round(), third + 1);
+    session.outstanding.remove(1);
+    assert_eq!(session.next_round(), second);
+    // In the round in which it was served it has had its turn.
+    session.round = second;
+    assert_eq!(session.next_round(), third + 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_half_closing_client_gets_its_reply_and_a_clean_end() {
     let mut front = Front::new(Mode::Exclusive);
