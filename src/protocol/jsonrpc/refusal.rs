@@ -1,0 +1,67 @@
+//! Error replies of warmline's own (JSON-RPC 2.0, section 5.1).
+//!
+//! Used by both halves.
+
+use super::envelope::Version;
+use super::walk::quote;
+use crate::protocol::Refusal;
+
+/// Not JSON.
+pub(super) const PARSE_ERROR: i32 = -32700;
+/// JSON, but no request.
+pub(super) const INVALID_REQUEST: i32 = -32600;
+/// What a server that asks its client is told.
+pub(super) const METHOD_NOT_FOUND: i32 = -32601;
+/// The server left a call of a batch out.
+pub(super) const LEFT_OUT: i32 = -32059;
+
+/// Appends an error for the request called `id`.
+pub(super) fn error(version: Version, code: i32, message: &str, id: &[u8], out: &mut Vec<u8>) {
+    match version {
+        Version::V2 => {
+            out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"error\":{\"code\":");
+            out.extend_from_slice(code.to_string().as_bytes());
+            out.extend_from_slice(b",\"message\":");
+            quote(message, out);
+            out.extend_from_slice(b"},\"id\":");
+        }
+        // The first edition does not say what an error is; Go's client takes text only.
+        Version::V1 => {
+            out.extend_from_slice(b"{\"result\":null,\"error\":");
+            quote(message, out);
+            out.extend_from_slice(b",\"id\":");
+        }
+    }
+    out.extend_from_slice(id);
+    out.push(b'}');
+}
+
+/// Appends the error for a request called `id` that is none for this reason.
+pub(super) fn invalid(version: Version, reason: &str, id: Option<&[u8]>, out: &mut Vec<u8>) {
+    let message = format!("Invalid Request: {reason}");
+    error(version, INVALID_REQUEST, &message, id.unwrap_or(b"null"), out);
+}
+
+/// The code of a refusal: of those left to servers, the ones that no known library has a meaning for.
+pub(super) fn code(refusal: &Refusal) -> i32 {
+    match refusal {
+        Refusal::QueueFull => -32050,
+        Refusal::AcquireTimeout => -32051,
+        Refusal::Timeout => -32052,
+        Refusal::Down(_) => -32053,
+        Refusal::NotTaken => -32054,
+        Refusal::Lost => -32055,
+        Refusal::Desync => -32056,
+        Refusal::TooLarge => -32057,
+        Refusal::Draining => -32058,
+        Refusal::Malformed => PARSE_ERROR,
+    }
+}
+
+/// What a client reads.
+pub(super) fn message(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Malformed => "Parse error".to_owned(),
+        other => other.to_string(),
+    }
+}

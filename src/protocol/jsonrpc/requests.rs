@@ -1,0 +1,160 @@
+//! The half that speaks to a client.
+
+use bytes::{Bytes, BytesMut};
+
+use super::batch::{Batch, Kept};
+use super::envelope::{CALL, Envelope, Version};
+use super::framing::{Cut, Cutter, put};
+use super::refusal::{self, PARSE_ERROR};
+use super::scan::Rules;
+use super::settings::{Framing, Settings};
+use crate::protocol::{BadRequest, Downstream, Id, Malformed, Received, Refusal, Reply, Request};
+use crate::wire::{Charge, Output};
+
+/// Bytes kept of a message that is no request, to be shown in the log.
+const FRONT: usize = 16;
+
+/// Reads requests and writes replies.
+#[derive(Debug)]
+pub(super) struct Requests {
+    framing: Framing,
+    cutter: Cutter,
+    /// What the client speaks, as far as is known.
+    version: Version,
+    /// The rest of a batch whose faults were told first. The last byte of it is still in the input.
+    waiting: Option<(Id, Request)>,
+}
+
+impl Requests {
+    pub(super) fn new(settings: &Settings, rules: Rules) -> Self {
+        let Settings { framing, max_message, .. } = *settings;
+        let cutter = Cutter::new(framing, max_message, rules);
+        Self { framing, cutter, version: Version::V2, waiting: None }
+    }
+
+    fn object(&mut self, object: &[u8], spaced: bool) -> Received {
+        match Envelope::read(object) {
+            Ok(envelope) => {
+                self.version = envelope.version;
+                // It may be longer than it was by its placeholder.
+                let mut bytes = Vec::with_capacity(object.len() + CALL.len() + 1);
+                envelope.write(spaced, &mut bytes);
+                let id = envelope.id.map_or(Id::None, |id| Id::Bytes(Bytes::copy_from_slice(id)));
+                Received::Request { id, request: Request::new(bytes.into(), envelope.id.is_none()) }
+            }
+            Err(invalid) => {
+                self.version = invalid.version;
+                let mut answer = Vec::new();
+                refusal::invalid(invalid.version, invalid.reason, invalid.id, &mut answer);
+                self.refused(invalid.reason, object, Some(answer))
+            }
+        }
+    }
+
+    fn list(&mut self, list: &[u8], spaced: bool) -> Received {
+        self.version = Version::V2;
+        let batch = match Batch::read(list, spaced) {
+            Ok(batch) => batch,
+            Err(reason) => return self.invalid(reason, list),
+        };
+        let request = (!batch.json.is_empty()).then(|| {
+            let id = if batch.has_calls() { Id::Bytes(batch.id().into()) } else { Id::None };
+            (id, Request::new(batch.json.clone().into(), !batch.has_calls()))
+        });
+        match (request, batch.fault) {
+            (Some((id, request)), None) => Received::Request { id, request },
+            (request, fault) => {
+                let answer = (!batch.has_calls()).then(|| batch.errors());
+                self.waiting = request;
+                self.refused(fault.unwrap_or_default(), list, answer)
+            }
+        }
+    }
+
+    /// What is no request, answered with an error of an unknown id.
+    fn invalid(&self, reason: &'static str, message: &[u8]) -> Received {
+        let mut answer = Vec::new();
+        refusal::invalid(self.version, reason, None, &mut answer);
+        self.refused(reason, message, Some(answer))
+    }
+
+    fn refused(&self, reason: &'static str, message: &[u8], answer: Option<Vec<u8>>) -> Received {
+        Received::Refused {
+            reason: Malformed::Invalid(reason),
+            front: Bytes::copy_from_slice(&message[..message.len().min(FRONT)]),
+            answer: answer.map(|answer| {
+                let mut out = Output::new();
+                put(self.framing, &[], (&answer.into(), 0), &Charge::none(), &mut out);
+                out.into_bytes()
+            }),
+        }
+    }
+
+    fn put(&self, front: &[&[u8]], rest: (&Bytes, usize), charge: &Charge, out: &mut Output) {
+        put(self.framing, front, rest, charge, out);
+    }
+}
+
+impl Downstream for Requests {
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Received, BadRequest> {
+        if let Some((id, request)) = self.waiting.take() {
+            self.cutter.drop_front(input, 1);
+            return Ok(Received::Request { id, request });
+        }
+        let cut = self.cutter.next(input).map_err(|reason| BadRequest { id: Id::None, reason })?;
+        let (received, end) = match cut {
+            Cut::More(need) => return Ok(Received::More(need)),
+            Cut::Broken { reason, end } => {
+                let mut answer = Vec::new();
+                refusal::error(
+                    self.version,
+                    PARSE_ERROR,
+                    &format!("Parse error: {reason}"),
+                    b"null",
+                    &mut answer,
+                );
+                (self.refused(reason, input, Some(answer)), end)
+            }
+            Cut::Value { json, spaced, end } => {
+                let json = &input[json];
+                let received = match json.first() {
+                    Some(b'{') => self.object(json, spaced),
+                    Some(b'[') => self.list(json, spaced),
+                    _ => self.invalid("a request is an object", json),
+                };
+                (received, end)
+            }
+        };
+        // As long as something waits, the session is to see that there is more.
+        let end = if self.waiting.is_some() { end - 1 } else { end };
+        self.cutter.drop_front(input, end);
+        Ok(received)
+    }
+
+    fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output) {
+        let Reply { bytes, charge, .. } = reply;
+        let id = if let Id::Bytes(id) = id { &id[..] } else { b"null" };
+        match (Kept::parse(id), bytes.first()) {
+            (Some(kept), Some(b'[')) => {
+                self.put(&[], (&kept.answer(&bytes).into(), 0), &charge, out);
+            }
+            (kept, _) => {
+                // The server refused a batch whole.
+                let id = if kept.is_some() { b"null" } else { id };
+                self.put(&[b"{\"id\":", id], (&bytes, CALL.len().min(bytes.len())), &charge, out);
+            }
+        }
+    }
+
+    fn refuse(&mut self, id: &Id, refusal: &Refusal, out: &mut Output) -> bool {
+        let (code, message) = (refusal::code(refusal), refusal::message(refusal));
+        let id = if let Id::Bytes(id) = id { &id[..] } else { b"null" };
+        let answer = Kept::parse(id).map(|kept| kept.refuse(code, &message)).unwrap_or_else(|| {
+            let mut answer = Vec::new();
+            refusal::error(self.version, code, &message, id, &mut answer);
+            answer
+        });
+        self.put(&[], (&answer.into(), 0), &Charge::none(), out);
+        true
+    }
+}
