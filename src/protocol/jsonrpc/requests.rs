@@ -53,18 +53,19 @@ impl Requests {
 
     fn list(&mut self, list: &[u8], spaced: bool) -> Received {
         self.version = Version::V2;
-        let batch = match Batch::read(list, spaced) {
+        let mut batch = match Batch::read(list, spaced) {
             Ok(batch) => batch,
             Err(reason) => return self.invalid(reason, list),
         };
-        let request = (!batch.json.is_empty()).then(|| {
-            let id = if batch.has_calls() { Id::Bytes(batch.id().into()) } else { Id::None };
-            (id, Request::new(batch.json.clone().into(), !batch.has_calls()))
+        let (json, has_calls) = (std::mem::take(&mut batch.json), batch.has_calls());
+        let request = (!json.is_empty()).then(|| {
+            let id = if has_calls { Id::Bytes(batch.id().into()) } else { Id::None };
+            (id, Request::new(json.into(), !has_calls))
         });
         match (request, batch.fault) {
             (Some((id, request)), None) => Received::Request { id, request },
             (request, fault) => {
-                let answer = (!batch.has_calls()).then(|| batch.errors());
+                let answer = (!has_calls).then(|| batch.errors());
                 self.waiting = request;
                 self.refused(fault.unwrap_or_default(), list, answer)
             }
