@@ -45,7 +45,7 @@ pub(super) fn build(
         }
         forms::Protocol::JsonRpc(options) => {
             let at = [at, &["protocol", "jsonrpc"]].concat();
-            let settings = jsonrpc_settings(report, &at, options)?;
+            let settings = jsonrpc_settings(report, &at, &options)?;
             finish(report, &at, JsonRpc::new(settings))
         }
     }
@@ -106,7 +106,7 @@ fn line_settings(report: &mut Report<'_>, at: &[&str], options: file::Line) -> O
 fn jsonrpc_settings(
     report: &mut Report<'_>,
     at: &[&str],
-    options: file::JsonRpc,
+    options: &file::JsonRpc,
 ) -> Option<jsonrpc::Settings> {
     let settings = jsonrpc::Settings::default();
     Some(jsonrpc::Settings {

@@ -273,7 +273,7 @@ impl Session {
                     words(&mut self.download, &mut self.output).put(answer.as_deref().unwrap_or_default());
                 }
                 Ok(Received::Refused { reason, front, answer }) => {
-                    self.input.take_charge();
+                    // Its memory goes with what follows it, or with the buffer.
                     self.refuse_and_go_on(reason, &front, answer.as_deref().unwrap_or_default());
                 }
                 Ok(Received::Closing) => {

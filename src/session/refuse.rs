@@ -9,7 +9,7 @@ impl Session {
     pub(super) fn refuse_and_go_on(&mut self, reason: Malformed, front: &[u8], answer: &[u8]) {
         self.events().malformed(&self.wire.peer(), &reason, front);
         exchange::refuse_unopened(&refusal(reason), self.events());
-        self.requests += 1;
+        self.requests = self.requests.saturating_add(1);
         self.reading_since = self.now;
         self.unanswered = false;
         words(&mut self.download, &mut self.output).put(answer);

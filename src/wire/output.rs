@@ -111,15 +111,6 @@ impl Output {
         }
     }
 
-    /// What is left, as one piece.
-    pub fn into_bytes(mut self) -> Bytes {
-        self.close_tail();
-        match &mut self.pieces.make_contiguous()[..] {
-            [Piece { bytes, .. }] => std::mem::take(bytes),
-            pieces => pieces.iter().map(|piece| &piece.bytes[..]).collect::<Vec<_>>().concat().into(),
-        }
-    }
-
     /// Bytes put and not yet written.
     pub fn len(&self) -> usize {
         usize::try_from(self.put - self.written).unwrap_or(usize::MAX)

@@ -38,7 +38,7 @@ impl Meddler {
 
 /// Passes on what comes; what comes first as a whole reply with a lie in it.
 fn carry(mut from: TcpStream, mut to: TcpStream, mut lie: Lie) {
-    let (mut held, mut chunk) = (Vec::new(), [0; 65536]);
+    let (mut held, mut chunk) = (Vec::new(), [0; 4096]);
     while let Ok(read @ 1..) = from.read(&mut chunk) {
         held.extend_from_slice(&chunk[..read]);
         if lie != Lie::None {
@@ -64,9 +64,9 @@ fn changed(bytes: &[u8], lie: Lie) -> Option<Vec<u8>> {
     let value = key + text[key..].find(':')? + 1;
     let value = value + text[value..].len() - text[value..].trim_start().len();
     if text[value..].starts_with('"') {
-        text.insert(value + 1, 'x')
+        text.insert(value + 1, 'x');
     } else {
-        text.insert(value, '9')
+        text.insert(value, '9');
     }
     if let Some(header) = text[..value].rfind("Content-Length: ") {
         let digits = header + "Content-Length: ".len();

@@ -78,7 +78,7 @@ impl Batch {
         };
         // What the first edition allows as an id may have line breaks in it.
         let id = id.filter(|id| !id.contains(&b'\n'));
-        refusal::invalid(Version::V2, fault, id, &mut self.errors);
+        self.errors.extend(refusal::invalid(Version::V2, fault, id));
         self.errors.push(b'\n');
         self.fault = Some(fault);
     }
@@ -127,23 +127,17 @@ impl<'i> Kept<'i> {
                 None => reply.to_vec(),
             });
         }
-        for id in missing.into_iter().flatten() {
-            let mut error = Vec::new();
-            refusal::error(Version::V2, LEFT_OUT, "upstream left this call of the batch out", id, &mut error);
-            restored.push(error);
-        }
-        list(restored.iter().map(Vec::as_slice).chain(lines(&self.errors)))
+        let left_out =
+            |id| refusal::error(Version::V2, LEFT_OUT, "upstream left this call of the batch out", id);
+        restored.extend(missing.into_iter().flatten().map(left_out));
+        list(restored.iter().map(Vec::as_slice).chain(lines(self.errors)))
     }
 
     /// The answer if all calls get the same error.
     pub(super) fn refuse(&self, code: i32, message: &str) -> Vec<u8> {
-        let refused = |id: &&[u8]| {
-            let mut error = Vec::new();
-            refusal::error(Version::V2, code, message, id, &mut error);
-            error
-        };
-        let errors: Vec<_> = self.ids.iter().map(refused).collect();
-        list(errors.iter().map(Vec::as_slice).chain(lines(&self.errors)))
+        let errors: Vec<_> =
+            self.ids.iter().map(|id| refusal::error(Version::V2, code, message, id)).collect();
+        list(errors.iter().map(Vec::as_slice).chain(lines(self.errors)))
     }
 }
 

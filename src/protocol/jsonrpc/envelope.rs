@@ -4,7 +4,7 @@
 //! written here, whatever its reader makes of double or oddly written names. Used by the half that reads requests,
 //! and by `batch`.
 
-use super::walk::{compact, members, quote, text};
+use super::walk::{compact, end_of_text, members, quote, text};
 
 /// The longest id in bytes: ids are kept aside until the reply comes.
 pub(super) const MAX_ID: usize = 1024;
@@ -74,7 +74,7 @@ impl<'j> Envelope<'j> {
     /// If it is no request.
     pub(super) fn read(object: &'j [u8]) -> Result<Self, Invalid<'j>> {
         let (mut version, mut method, mut params, mut id) = (None, None, None, None);
-        let (mut has_more, mut wrong) = (false, None);
+        let (mut has_more, mut twice, mut wrong) = (false, false, None);
         for (name, value) in members(object) {
             let place = match Name::of(name) {
                 Name::Version => &mut version,
@@ -94,19 +94,19 @@ impl<'j> Envelope<'j> {
                     continue;
                 }
             };
-            if place.replace(value).is_some() {
-                wrong = Some(TWICE);
-            }
+            twice |= place.replace(value).is_some();
         }
         let is_2 = |value| text(value).is_some_and(|version| version == "2.0");
         let edition = if version.is_none() && method.is_some() { Version::V1 } else { Version::V2 };
-        let wrong = wrong
+        let wrong = twice
+            .then_some("two members of the same name")
+            .or(wrong)
             .or_else(|| version.is_some_and(|v| !is_2(v)).then_some("`jsonrpc` is not \"2.0\""))
             .or_else(|| wrong_method(method))
             .or_else(|| wrong_params(params))
             .or_else(|| wrong_id(id, edition));
         if let Some(reason) = wrong {
-            let id = id.filter(|_| reason != TWICE && wrong_id(id, edition).is_none());
+            let id = id.filter(|_| !twice && wrong_id(id, edition).is_none());
             return Err(Invalid { reason, id, version: edition });
         }
         // In the first edition, a notification has the id null.
@@ -121,19 +121,7 @@ impl<'j> Envelope<'j> {
         let put = |value: &[u8], out: &mut Vec<u8>| {
             if spaced { compact(value, out) } else { out.extend_from_slice(value) }
         };
-        out.extend_from_slice(match (self.id.is_some(), self.version) {
-            (true, _) => CALL,
-            (false, Version::V1) => b"{\"id\":null",
-            (false, Version::V2) => b"{",
-        });
-        if self.version == Version::V2 {
-            out.extend_from_slice(if self.id.is_some() {
-                b",\"jsonrpc\":\"2.0\""
-            } else {
-                b"\"jsonrpc\":\"2.0\""
-            });
-        }
-        out.extend_from_slice(b",\"method\":");
+        out.extend_from_slice(head(self.version, self.id.is_some()));
         quote(&self.method.and_then(text).unwrap_or_default(), out);
         if let Some(params) = self.params {
             out.extend_from_slice(b",\"params\":");
@@ -150,23 +138,24 @@ impl<'j> Envelope<'j> {
     }
 }
 
-/// The name of what `request`, as written here, calls, escaped as JSON has it.
-pub(super) fn method(request: &[u8]) -> Option<&[u8]> {
-    const NAME: &[u8] = b",\"method\":\"";
-    let heads: [&[u8]; 4] =
-        [b"{\"id\":0,\"jsonrpc\":\"2.0\"", b"{\"jsonrpc\":\"2.0\"", b"{\"id\":0", b"{\"id\":null"];
-    let name = heads.iter().find_map(|head| request.strip_prefix(*head)?.strip_prefix(NAME))?;
-    let mut end = 0;
-    loop {
-        end += memchr::memchr2(b'"', b'\\', name.get(end..)?)?;
-        if name[end] == b'"' {
-            return Some(&name[..end]);
-        }
-        end += 2;
+/// How a request begins, up to the name of its method.
+fn head(version: Version, is_call: bool) -> &'static [u8] {
+    match (version, is_call) {
+        (Version::V2, true) => b"{\"id\":0,\"jsonrpc\":\"2.0\",\"method\":",
+        (Version::V2, false) => b"{\"jsonrpc\":\"2.0\",\"method\":",
+        (Version::V1, true) => b"{\"id\":0,\"method\":",
+        (Version::V1, false) => b"{\"id\":null,\"method\":",
     }
 }
 
-const TWICE: &str = "two members of the same name";
+/// The name of what `request`, as written here, calls, escaped as JSON has it.
+pub(super) fn method(request: &[u8]) -> Option<&[u8]> {
+    let kinds =
+        [Version::V2, Version::V1].into_iter().flat_map(|version| [(version, true), (version, false)]);
+    let rest =
+        kinds.into_iter().find_map(|(version, is_call)| request.strip_prefix(head(version, is_call)))?;
+    rest[..end_of_text(rest, 0)].strip_prefix(b"\"")?.strip_suffix(b"\"")
+}
 
 fn wrong_method(method: Option<&[u8]>) -> Option<&'static str> {
     match method {

@@ -192,16 +192,27 @@ pub(super) fn put(
     charge: &Charge,
     out: &mut Output,
 ) {
-    if framing == Framing::ContentLength {
-        let length = front.iter().map(|piece| piece.len()).sum::<usize>() + rest.len() - from;
-        out.put(format!("Content-Length: {length}\r\n\r\n").as_bytes());
-    }
+    let front_length: usize = front.iter().map(|piece| piece.len()).sum();
+    let (before, after) = around(framing, front_length + rest.len() - from);
+    out.put(before.as_bytes());
     for piece in front {
         out.put(piece);
     }
     out.put_shared(rest, from, charge);
-    if framing == Framing::Line {
-        out.put(b"\n");
+    out.put(after);
+}
+
+/// `json` as one message.
+pub(super) fn framed(framing: Framing, json: &[u8]) -> Bytes {
+    let (before, after) = around(framing, json.len());
+    [before.as_bytes(), json, after].concat().into()
+}
+
+/// What stands before and after JSON of `length` bytes.
+fn around(framing: Framing, length: usize) -> (String, &'static [u8]) {
+    match framing {
+        Framing::Line => (String::new(), b"\n"),
+        Framing::ContentLength => (format!("Content-Length: {length}\r\n\r\n"), b""),
     }
 }
 

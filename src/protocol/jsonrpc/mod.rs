@@ -26,7 +26,6 @@ use self::requests::Requests;
 use self::scan::Rules;
 pub use self::settings::{Framing, ServerMessages, Settings};
 use super::{Downstream, Malformed, Mode, Protocol, SettingsError, TagSpace, Upstream};
-use crate::wire::{Charge, Output};
 
 /// Values within values in a request, the outermost included; as `serde_json` has it.
 pub const MAX_DEPTH: usize = 127;
@@ -79,9 +78,7 @@ impl Protocol for JsonRpc {
         let mut request = b"{\"jsonrpc\":\"2.0\",\"method\":".to_vec();
         walk::quote(std::str::from_utf8(method).ok()?, &mut request);
         request.extend_from_slice(b",\"id\":0}");
-        let mut out = Output::new();
-        framing::put(self.0.framing, &[], (&request.into(), 0), &Charge::none(), &mut out);
-        Some(out.into_bytes())
+        Some(framing::framed(self.0.framing, &request))
     }
 
     fn remedy(&self, reason: Malformed) -> &'static str {

@@ -15,31 +15,25 @@ pub(super) const METHOD_NOT_FOUND: i32 = -32601;
 /// The server left a call of a batch out.
 pub(super) const LEFT_OUT: i32 = -32059;
 
-/// Appends an error for the request called `id`.
-pub(super) fn error(version: Version, code: i32, message: &str, id: &[u8], out: &mut Vec<u8>) {
+/// An error for the request called `id`.
+pub(super) fn error(version: Version, code: i32, message: &str, id: &[u8]) -> Vec<u8> {
+    let mut quoted = Vec::new();
+    quote(message, &mut quoted);
+    let code = code.to_string();
     match version {
         Version::V2 => {
-            out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"error\":{\"code\":");
-            out.extend_from_slice(code.to_string().as_bytes());
-            out.extend_from_slice(b",\"message\":");
-            quote(message, out);
-            out.extend_from_slice(b"},\"id\":");
+            let start =
+                [b"{\"jsonrpc\":\"2.0\",\"error\":{\"code\":", code.as_bytes(), b",\"message\":"].concat();
+            [&start, &quoted[..], b"},\"id\":", id, b"}"].concat()
         }
         // The first edition does not say what an error is; Go's client takes text only.
-        Version::V1 => {
-            out.extend_from_slice(b"{\"result\":null,\"error\":");
-            quote(message, out);
-            out.extend_from_slice(b",\"id\":");
-        }
+        Version::V1 => [b"{\"result\":null,\"error\":", &quoted[..], b",\"id\":", id, b"}"].concat(),
     }
-    out.extend_from_slice(id);
-    out.push(b'}');
 }
 
-/// Appends the error for a request called `id` that is none for this reason.
-pub(super) fn invalid(version: Version, reason: &str, id: Option<&[u8]>, out: &mut Vec<u8>) {
-    let message = format!("Invalid Request: {reason}");
-    error(version, INVALID_REQUEST, &message, id.unwrap_or(b"null"), out);
+/// The error for a request called `id` that is none for this reason.
+pub(super) fn invalid(version: Version, reason: &str, id: Option<&[u8]>) -> Vec<u8> {
+    error(version, INVALID_REQUEST, &format!("Invalid Request: {reason}"), id.unwrap_or(b"null"))
 }
 
 /// The code of a refusal: of those left to servers, the ones that no known library has a meaning for.

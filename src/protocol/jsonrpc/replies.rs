@@ -4,13 +4,13 @@ use bytes::BytesMut;
 
 use super::batch::number;
 use super::envelope::{CALL, Version};
-use super::framing::{Cut, Cutter, put};
+use super::framing::{Cut, Cutter, framed, put};
 use super::refusal::{self, METHOD_NOT_FOUND};
 use super::reply::{self, Message, Number};
 use super::scan::Rules;
 use super::settings::{Framing, Settings};
 use crate::protocol::{Answered, Malformed, Reply, Request, Tag, Upstream};
-use crate::wire::{Charge, Output};
+use crate::wire::Output;
 
 /// Reads replies and writes requests.
 #[derive(Debug)]
@@ -54,11 +54,8 @@ impl Replies {
             },
             Message::Notification => return Ok(Answered::Unasked(None)),
             Message::Call(id) => {
-                let mut answer = Vec::new();
-                refusal::error(Version::V2, METHOD_NOT_FOUND, "Method not found", id, &mut answer);
-                let mut out = Output::new();
-                put(self.framing, &[], (&answer.into(), 0), &Charge::none(), &mut out);
-                return Ok(Answered::Unasked(Some(out.into_bytes())));
+                let answer = refusal::error(Version::V2, METHOD_NOT_FOUND, "Method not found", id);
+                return Ok(Answered::Unasked(Some(framed(self.framing, &answer))));
             }
         };
         Ok(Answered::Reply { tag: Some(Tag(tag)), reply: Reply::new(json.into()) })

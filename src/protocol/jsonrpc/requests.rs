@@ -4,12 +4,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::batch::{Batch, Kept};
 use super::envelope::{CALL, Envelope, Version};
-use super::framing::{Cut, Cutter, put};
+use super::framing::{Cut, Cutter, framed, put};
 use super::refusal::{self, PARSE_ERROR};
 use super::scan::Rules;
 use super::settings::{Framing, Settings};
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Received, Refusal, Reply, Request};
-use crate::wire::{Charge, Output};
+use crate::wire::Output;
 
 /// Bytes kept of a message that is no request, to be shown in the log.
 const FRONT: usize = 16;
@@ -44,8 +44,7 @@ impl Requests {
             }
             Err(invalid) => {
                 self.version = invalid.version;
-                let mut answer = Vec::new();
-                refusal::invalid(invalid.version, invalid.reason, invalid.id, &mut answer);
+                let answer = refusal::invalid(invalid.version, invalid.reason, invalid.id);
                 self.refused(invalid.reason, object, Some(answer))
             }
         }
@@ -74,25 +73,15 @@ impl Requests {
 
     /// What is no request, answered with an error of an unknown id.
     fn invalid(&self, reason: &'static str, message: &[u8]) -> Received {
-        let mut answer = Vec::new();
-        refusal::invalid(self.version, reason, None, &mut answer);
-        self.refused(reason, message, Some(answer))
+        self.refused(reason, message, Some(refusal::invalid(self.version, reason, None)))
     }
 
     fn refused(&self, reason: &'static str, message: &[u8], answer: Option<Vec<u8>>) -> Received {
         Received::Refused {
             reason: Malformed::Invalid(reason),
             front: Bytes::copy_from_slice(&message[..message.len().min(FRONT)]),
-            answer: answer.map(|answer| {
-                let mut out = Output::new();
-                put(self.framing, &[], (&answer.into(), 0), &Charge::none(), &mut out);
-                out.into_bytes()
-            }),
+            answer: answer.map(|answer| framed(self.framing, &answer)),
         }
-    }
-
-    fn put(&self, front: &[&[u8]], rest: (&Bytes, usize), charge: &Charge, out: &mut Output) {
-        put(self.framing, front, rest, charge, out);
     }
 }
 
@@ -106,14 +95,8 @@ impl Downstream for Requests {
         let (received, end) = match cut {
             Cut::More(need) => return Ok(Received::More(need)),
             Cut::Broken { reason, end } => {
-                let mut answer = Vec::new();
-                refusal::error(
-                    self.version,
-                    PARSE_ERROR,
-                    &format!("Parse error: {reason}"),
-                    b"null",
-                    &mut answer,
-                );
+                let message = format!("Parse error: {reason}");
+                let answer = refusal::error(self.version, PARSE_ERROR, &message, b"null");
                 (self.refused(reason, input, Some(answer)), end)
             }
             Cut::Value { json, spaced, end } => {
@@ -137,12 +120,12 @@ impl Downstream for Requests {
         let id = if let Id::Bytes(id) = id { &id[..] } else { b"null" };
         match (Kept::parse(id), bytes.first()) {
             (Some(kept), Some(b'[')) => {
-                self.put(&[], (&kept.answer(&bytes).into(), 0), &charge, out);
+                put(self.framing, &[], (&kept.answer(&bytes).into(), 0), &charge, out);
             }
             (kept, _) => {
                 // The server refused a batch whole.
                 let id = if kept.is_some() { b"null" } else { id };
-                self.put(&[b"{\"id\":", id], (&bytes, CALL.len().min(bytes.len())), &charge, out);
+                put(self.framing, &[b"{\"id\":", id], (&bytes, CALL.len().min(bytes.len())), &charge, out);
             }
         }
     }
@@ -150,12 +133,11 @@ impl Downstream for Requests {
     fn refuse(&mut self, id: &Id, refusal: &Refusal, out: &mut Output) -> bool {
         let (code, message) = (refusal::code(refusal), refusal::message(refusal));
         let id = if let Id::Bytes(id) = id { &id[..] } else { b"null" };
-        let answer = Kept::parse(id).map(|kept| kept.refuse(code, &message)).unwrap_or_else(|| {
-            let mut answer = Vec::new();
-            refusal::error(self.version, code, &message, id, &mut answer);
-            answer
-        });
-        self.put(&[], (&answer.into(), 0), &Charge::none(), out);
+        let answer = match Kept::parse(id) {
+            Some(kept) => kept.refuse(code, &message),
+            None => refusal::error(self.version, code, &message, id),
+        };
+        out.put(&framed(self.framing, &answer));
         true
     }
 }

@@ -259,8 +259,7 @@ pub(super) fn is_space(byte: u8) -> bool {
 /// The bytes at the front of a string that are nothing special.
 fn plain(text: &[u8]) -> Result<usize, &'static str> {
     let end = memchr2(b'"', b'\\', text).unwrap_or(text.len());
-    let control = text[..end].iter().fold(false, |found, byte| found | (*byte < 0x20));
-    if control { Err(CONTROL) } else { Ok(end) }
+    if text[..end].iter().any(|byte| *byte < 0x20) { Err(CONTROL) } else { Ok(end) }
 }
 
 fn digit(byte: u8) -> Result<u16, &'static str> {

@@ -77,7 +77,7 @@ impl<'j> Walk<'j> {
 }
 
 /// Where the string that begins at `start` ends.
-fn end_of_text(json: &[u8], start: usize) -> usize {
+pub(super) fn end_of_text(json: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(found) = json.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         at += found;

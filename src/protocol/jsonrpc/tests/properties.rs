@@ -38,8 +38,11 @@ fn written(value: &Value, pretty: bool, escaped: bool, changes: &[(prop::sample:
     if escaped {
         let escape = |c: char| {
             let mut units = [0; 2];
-            let units = c.encode_utf16(&mut units);
-            units.iter().map(|unit| format!("\\u{unit:04X}")).collect::<String>()
+            c.encode_utf16(&mut units)
+                .iter()
+                .map(|unit| format!("\\u{unit:04X}"))
+                .collect::<Vec<_>>()
+                .concat()
         };
         text = text.chars().map(|c| if c.is_ascii() { c.to_string() } else { escape(c) }).collect();
     }

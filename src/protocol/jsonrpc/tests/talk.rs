@@ -1,5 +1,6 @@
 //! A client and a server with the two halves between them.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
 
 use bytes::BytesMut;
@@ -57,7 +58,7 @@ impl Talk {
                 Err(bad) => {
                     let mut out = Output::new();
                     self.client.refuse(&bad.id, &Refusal::Malformed, &mut out);
-                    self.output.extend(out.into_bytes());
+                    self.output.extend(written(out));
                     self.bad = Some(bad);
                 }
             }
@@ -69,7 +70,7 @@ impl Talk {
         let tag = Tag(self.tags);
         let mut out = Output::new();
         self.server.encode(request, tag, &mut out);
-        self.sent.push(((!request.oneway).then_some(tag), out.into_bytes().to_vec()));
+        self.sent.push(((!request.oneway).then_some(tag), written(out)));
         if !request.oneway {
             self.owed.push((tag, id));
         }
@@ -89,7 +90,7 @@ impl Talk {
         let (_, id) = self.owed.remove(place);
         let mut out = Output::new();
         self.client.encode(&id, reply, &mut out);
-        self.output.extend(out.into_bytes());
+        self.output.extend(written(out));
     }
 
     /// The server answers every call with its method's name.
@@ -116,7 +117,7 @@ impl Talk {
         let (_, id) = self.owed.remove(0);
         let mut out = Output::new();
         assert!(self.client.refuse(&id, refusal, &mut out));
-        self.output.extend(out.into_bytes());
+        self.output.extend(written(out));
     }
 
     pub(super) fn told(&self) -> String {
@@ -130,6 +131,19 @@ impl Talk {
             text
         })
     }
+}
+
+/// Everything in `out`.
+fn written(mut out: Output) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while !out.is_empty() {
+        let Ok(_) = out.write_once(|slices| {
+            let before = bytes.len();
+            bytes.extend(slices.iter().flat_map(|slice| slice.iter()));
+            Ok::<_, Infallible>(bytes.len() - before)
+        });
+    }
+    bytes
 }
 
 /// `json` as it is written.
