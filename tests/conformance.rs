@@ -207,8 +207,9 @@ impl Subject {
             Ok(Answered::Reply { tag, reply }) => {
                 Step::Event(Event::Reply { tag, bytes: reply.bytes.to_vec() })
             }
-            Ok(Answered::Control(answer)) => Step::Event(Event::Control(answer.map(Into::into))),
-            Ok(Answered::Unasked(answer)) => Step::Event(Event::Control(answer.map(Into::into))),
+            Ok(Answered::Control(answer) | Answered::Unasked(answer)) => {
+                Step::Event(Event::Control(answer.map(Into::into)))
+            }
             Ok(Answered::Head { .. } | Answered::Part { .. }) => unreachable!("nothing is over the bound"),
             Ok(Answered::Closing) => Step::Event(Event::Closing),
             Ok(Answered::More(need)) => Step::More(need),
