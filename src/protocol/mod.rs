@@ -347,6 +347,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether messages are written anew, so that for a moment there are two of one.
+    fn rewrites(&self) -> bool {
+        false
+    }
+
     /// The name of what `request`, whole or its head, calls: some of its bytes. `None` where requests have no name,
     /// or this one is too short to hold it.
     fn method<'m>(&self, request: &'m [u8]) -> Option<&'m [u8]> {

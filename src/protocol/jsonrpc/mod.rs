@@ -65,6 +65,10 @@ impl Protocol for JsonRpc {
         self.0.max_message
     }
 
+    fn rewrites(&self) -> bool {
+        true
+    }
+
     /// As JSON has it, where the name has quotes, backslashes or control characters in it. A batch has none.
     fn method<'m>(&self, request: &'m [u8]) -> Option<&'m [u8]> {
         envelope::method(request)
