@@ -201,6 +201,7 @@ impl Subject {
                 Ok(Received::Head { .. } | Received::Part { .. }) => {
                     unreachable!("nothing is over the bound")
                 }
+                Ok(Received::Refused { reason, .. }) => Step::Event(Event::Bad(Id::None, reason)),
                 Ok(Received::Closing) => Step::Event(Event::Closing),
                 Ok(Received::More(need)) => Step::More(need),
                 Err(BadRequest { id, reason }) => Step::Event(Event::Bad(id, reason)),
@@ -211,7 +212,9 @@ impl Subject {
             Ok(Answered::Reply { tag, reply }) => {
                 Step::Event(Event::Reply { tag, bytes: reply.bytes.to_vec() })
             }
-            Ok(Answered::Control(answer)) => Step::Event(Event::Control(answer.map(Into::into))),
+            Ok(Answered::Control(answer) | Answered::Unasked(answer)) => {
+                Step::Event(Event::Control(answer.map(Into::into)))
+            }
             Ok(Answered::Head { .. } | Answered::Part { .. }) => unreachable!("nothing is over the bound"),
             Ok(Answered::Closing) => Step::Event(Event::Closing),
             Ok(Answered::More(need)) => Step::More(need),

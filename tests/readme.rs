@@ -114,6 +114,7 @@ const REFERENCE: &[(&str, &str, &[&str])] = &[
     ("Heartbeat", "#### Inside `frame`", &["heartbeat."]),
     ("Reply", "#### Inside `frame`", &["reply."]),
     ("Line", "#### `[upstreams.NAME.protocol.line]`", &[""]),
+    ("JsonRpc", "#### `[upstreams.NAME.protocol.jsonrpc]`", &[""]),
 ];
 
 #[test]
@@ -189,7 +190,7 @@ fn every_word_of_the_metrics_is_explained() {
     let operations = read("README.md");
     let operations = section(&operations, "## Operations");
     let metrics = read("tests/fixtures/metrics.txt");
-    for label in ["outcome", "reason", "result", "state", "rung"] {
+    for label in ["outcome", "reason", "result", "state", "rung", "action"] {
         let start = format!("{label}=\"");
         let values = metrics.lines().filter_map(|line| Some(line.split_once(&start)?.1.split_once('"')?.0));
         for value in values {
@@ -290,7 +291,13 @@ fn recipe(name: &str, heading: &str, expected: &str) {
         }
     }
     let config = config.expect("a configuration");
-    let _server = Running::start(folder.path(), &["python3", "server.py"]);
+    let _server = if folder.path().join("server.go").exists() {
+        let built = Command::new("go").args(["build", "server.go"]).current_dir(folder.path()).status();
+        assert!(built.unwrap().success());
+        Running::start(folder.path(), &["./server"])
+    } else {
+        Running::start(folder.path(), &["python3", "server.py"])
+    };
     let warmline = warmline();
     let _warmline = Running::start(folder.path(), &[warmline.to_str().unwrap(), "run", "--config", &config]);
     let php = folder.path().join("client.php").exists();
@@ -313,6 +320,12 @@ fn the_recipe_for_php() {
 #[cfg_attr(not(feature = "peers"), ignore = "needs Python; tests/run runs it")]
 fn the_recipe_with_ids() {
     recipe("the_recipe_with_ids", "### Your own header, with ids: multiplex", "b'DONE'");
+}
+
+#[test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs PHP and Go; tests/run runs it")]
+fn the_recipe_for_json_rpc() {
+    recipe("the_recipe_for_json_rpc", "### JSON-RPC: PHP and Go's `net/rpc/jsonrpc`", "1001");
 }
 
 #[test]

@@ -161,6 +161,9 @@ impl Out<'_, '_> {
             }
         }
         self.counters("upstream_connects", "Attempts to connect, by result", "result", |e| &e.connects)?;
+        self.counters("upstream_messages", "Messages of servers of their own accord", "action", |e| {
+            &e.unasked
+        })?;
         self.counters("resolves", "Look-ups of names, by result", "result", |e| &e.resolves)?;
         self.counters("upstream_closed", "Upstream connections closed, by reason", "reason", |e| &e.closed)?;
         self.counter(

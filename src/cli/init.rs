@@ -23,6 +23,8 @@ pub(super) struct Args {
 enum Protocol {
     /// Messages that end with a delimiter.
     Line,
+    /// JSON-RPC 1.0 and 2.0.
+    Jsonrpc,
     /// Any length-prefixed protocol, from a description of its header.
     Frame,
     /// 4 bytes of length, then so many bytes.
@@ -44,6 +46,7 @@ impl Protocol {
     fn lines(self) -> &'static str {
         match self {
             Self::Line => LINE,
+            Self::Jsonrpc => JSONRPC,
             Self::Frame => FRAME,
             Self::Netty4 => "protocol = \"netty4\"               # 4 bytes of length, then so many bytes",
             Self::Swoole => "protocol = \"swoole\"               # 4 bytes of length, then so many bytes",
@@ -61,6 +64,12 @@ const LINE: &str = r#"
 [upstreams.example.protocol.line]
 # delimiter = "\n"                # what ends a message
 error = "ERR {reason}\n"          # what a client is told when there is no reply; without it, a close
+# max_message = "16MiB""#;
+
+const JSONRPC: &str = r#"
+[upstreams.example.protocol.jsonrpc]
+# framing = "line"                # or "content-length": with headers, as the Language Server Protocol has them
+# server_messages = "drop"        # what a server sends of its own accord: requests are answered with -32601
 # max_message = "16MiB""#;
 
 const FRAME: &str = r#"

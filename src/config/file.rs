@@ -15,6 +15,7 @@ use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::Address;
 use crate::protocol::Mode;
+use crate::protocol::jsonrpc::{Framing, ServerMessages};
 use crate::session::ClientClose;
 
 /// A table in which every key is optional.
@@ -391,6 +392,16 @@ tables! {
         delimiter: Text<Bytes>,
         /// What a client is told when there is no reply, as text or `"hex:..."`; may hold `{reason}`.
         error: Text<Bytes>,
+        /// The longest message in either direction; default `"16MiB"`.
+        max_message: Text<Size>,
+    }
+
+    /// `[upstreams.NAME.protocol.jsonrpc]`
+    JsonRpc {
+        /// What tells one message from the next; default `"line"`.
+        framing: Text<Framing>,
+        /// What becomes of messages that a server sends of its own accord; default `"drop"`.
+        server_messages: Text<ServerMessages>,
         /// The longest message in either direction; default `"16MiB"`.
         max_message: Text<Size>,
     }

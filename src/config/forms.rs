@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::file::{Ask, Frame, Line, Place};
+use super::file::{Ask, Frame, JsonRpc, Line, Place};
 use super::units::{Count, Text, refused};
 use super::words::{self, said};
 use crate::net::Address;
@@ -94,6 +94,8 @@ pub enum Protocol {
     Frame(Box<Frame>),
     /// `[upstreams.NAME.protocol.line]`
     Line(Line),
+    /// `[upstreams.NAME.protocol.jsonrpc]`
+    JsonRpc(JsonRpc),
 }
 
 impl<'de> Deserialize<'de> for Protocol {
@@ -104,13 +106,16 @@ impl<'de> Deserialize<'de> for Protocol {
         enum Kind {
             Frame,
             Line,
+            JsonRpc,
         }
         struct Visit;
         impl<'de> Visitor<'de> for Visit {
             type Value = Protocol;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a protocol as in \"netty4\" or \"line\", or a table `frame` or `line`")
+                f.write_str(
+                    "a protocol as in \"netty4\" or \"line\", or a table `frame`, `line` or `jsonrpc`",
+                )
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Protocol, E> {
@@ -121,6 +126,7 @@ impl<'de> Deserialize<'de> for Protocol {
                 let protocol = match map.next_key()? {
                     Some(Kind::Frame) => Protocol::Frame(map.next_value()?),
                     Some(Kind::Line) => Protocol::Line(map.next_value()?),
+                    Some(Kind::JsonRpc) => Protocol::JsonRpc(map.next_value()?),
                     None => {
                         return Err(refused(said(
                             "no protocol is named",

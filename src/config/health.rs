@@ -110,7 +110,7 @@ fn sent(report: &mut Report<'_>, at: &[&str], send: &Bytes, protocol: &dyn Proto
         return None;
     }
     let wrong = |(message, help)| report.wrong(at, "send", message, help);
-    request::check(send, protocol).map_err(wrong).ok().map(|()| send.clone())
+    request::check(send, protocol).map_err(wrong).ok().map(|_| send.clone())
 }
 
 fn called(report: &mut Report<'_>, at: &[&str], method: &Bytes, protocol: &dyn Protocol) -> Option<Bytes> {

@@ -137,6 +137,13 @@ impl Plan {
             + in_flight * SMALL_BYTES
             + waiting * WAITING_BYTES
             + growing
+            + self.limits.workers as u64 * self.copied()
+    }
+
+    /// The longest message that is written anew, in bytes: a worker does that with one at a time.
+    fn copied(&self) -> u64 {
+        let rewriting = self.upstreams.iter().filter(|it| it.protocol.rewrites());
+        rewriting.map(|it| it.protocol.max_message() as u64).max().unwrap_or(0)
     }
 }
 

@@ -11,6 +11,7 @@ use super::units::{Count, List, Size, Text};
 use super::words::{self, said};
 use super::{file, forms};
 use crate::protocol::frame::{self, Frame};
+use crate::protocol::jsonrpc::{self, JsonRpc};
 use crate::protocol::line::{self, Line};
 use crate::protocol::{Protocol, SettingsError};
 
@@ -21,7 +22,7 @@ const MAX_MESSAGE_IN_PARTS: u64 = 1 << 40;
 
 /// What `protocol` may be without options.
 pub fn names() -> Vec<&'static str> {
-    [&["line"], frame::PRESETS.as_slice()].concat()
+    [&["line", "jsonrpc"], frame::PRESETS.as_slice()].concat()
 }
 
 /// The protocol of the upstream `at`; `None` if it cannot be, and the report says why.
@@ -42,6 +43,11 @@ pub(super) fn build(
             let settings = line_settings(report, &at, options)?;
             finish(report, &at, Line::new(&settings))
         }
+        forms::Protocol::JsonRpc(options) => {
+            let at = [at, &["protocol", "jsonrpc"]].concat();
+            let settings = jsonrpc_settings(report, &at, &options)?;
+            finish(report, &at, JsonRpc::new(settings))
+        }
     }
 }
 
@@ -58,6 +64,9 @@ pub fn named(name: &str) -> Result<Arc<dyn Protocol>, Vec<Error>> {
 fn by_name(report: &mut Report<'_>, at: &[&str], name: &str) -> Option<Arc<dyn Protocol>> {
     if name == "line" {
         return finish(report, at, Line::new(&line::Settings::default()));
+    }
+    if name == "jsonrpc" {
+        return finish(report, at, JsonRpc::new(jsonrpc::Settings::default()));
     }
     if let Some(settings) = frame::preset(name) {
         return finish(report, at, Frame::new(settings));
@@ -92,6 +101,19 @@ fn line_settings(report: &mut Report<'_>, at: &[&str], options: file::Line) -> O
     settings.error = options.error.map(|Text(error)| error);
     settings.max_message = max_message(report, at, options.max_message, (settings.max_message, MAX_MESSAGE))?;
     Some(settings)
+}
+
+fn jsonrpc_settings(
+    report: &mut Report<'_>,
+    at: &[&str],
+    options: &file::JsonRpc,
+) -> Option<jsonrpc::Settings> {
+    let settings = jsonrpc::Settings::default();
+    Some(jsonrpc::Settings {
+        framing: options.framing.map_or(settings.framing, |Text(it)| it),
+        server_messages: options.server_messages.map_or(settings.server_messages, |Text(it)| it),
+        max_message: max_message(report, at, options.max_message, MAX_MESSAGE)?,
+    })
 }
 
 fn max_message(

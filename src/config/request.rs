@@ -13,11 +13,11 @@ use crate::protocol::{Need, Protocol, Received};
 pub(super) const MAX_METHOD: usize = MAX_HEADER;
 const NOT_WHOLE: &str = "`send` is not a whole request";
 
-/// Whether `send` is exactly one request that is answered; else what it is.
+/// The request that `send` is, if it is exactly one that is answered; else what it is.
 ///
 /// # Errors
 /// The message and the help.
-pub(super) fn check(send: &Bytes, protocol: &dyn Protocol) -> Result<(), Words> {
+pub(super) fn check(send: &Bytes, protocol: &dyn Protocol) -> Result<Bytes, Words> {
     let mut input = BytesMut::from(&send[..]);
     let (message, help) = match protocol.downstream(usize::MAX).decode(&mut input) {
         Ok(Received::Request { request, .. }) if request.oneway => {
@@ -30,10 +30,13 @@ pub(super) fn check(send: &Bytes, protocol: &dyn Protocol) -> Result<(), Words> 
             );
             (message, "write one request and nothing after it".to_owned())
         }
-        Ok(Received::Request { .. }) => return Ok(()),
+        Ok(Received::Request { request, .. }) => return Ok(request.bytes),
         Ok(Received::Control(_)) => {
             let help = "write one that the server answers, or `probe = \"connect\"`";
             return Err(said("`send` is a heartbeat and no request", help));
+        }
+        Ok(Received::Refused { reason, .. }) => {
+            (format!("`send` is no request: {reason}"), "write what a client sends".to_owned())
         }
         Ok(Received::Closing) => {
             return Err(said(
@@ -69,12 +72,17 @@ pub(super) fn call(name: &Bytes, protocol: &dyn Protocol) -> Result<Option<Bytes
         return Err(said("this method has no name", "write the name that requests have"));
     }
     let Some(request) = protocol.call(name) else { return Ok(None) };
-    let fits = protocol.method(&request) == Some(&name[..]) && check(&request, protocol).is_ok();
+    let fits = check(&request, protocol).is_ok_and(|decoded| protocol.method(&decoded) == Some(&name[..]));
     if !fits || name.len() > MAX_METHOD {
         let help = format!("write one word of 1 to {MAX_METHOD} bytes, without what ends a message");
         return Err((format!("`{}` is not the name of a method", shown(name)), Some(help)));
     }
     Ok(Some(request))
+}
+
+/// Whether requests have names at all: all of a header that there can be has one, or what calls by name does.
+pub(super) fn has_methods(protocol: &dyn Protocol) -> bool {
+    protocol.method(&[0; MAX_METHOD]).is_some() || protocol.call(b"x").is_some()
 }
 
 /// A name as a configuration may hold it, cut where it is long.

@@ -17,6 +17,7 @@ use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::{Address, BadAddress};
 use crate::protocol::Mode;
+use crate::protocol::jsonrpc::{Framing, ServerMessages};
 use crate::session::ClientClose;
 
 /// A value that is written as text.
@@ -314,6 +315,14 @@ choice!(ClientClose, "a way to close as in \"auto\"", {
 choice!(Endian, "\"big\" or \"little\"", {
     "big" => Endian::Big,
     "little" => Endian::Little,
+});
+choice!(Framing, "\"line\" or \"content-length\"", {
+    "line" => Framing::Line,
+    "content-length" => Framing::ContentLength,
+});
+choice!(ServerMessages, "\"drop\" or \"pass\"", {
+    "drop" => ServerMessages::Drop,
+    "pass" => ServerMessages::Pass,
 });
 choice!(Format, "a log format as in \"auto\"", {
     "auto" => Format::Auto,

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::events::CloseReason;
+use crate::events::{CloseReason, Unasked};
 use crate::lifecycle::{Alarm, Watch};
 use crate::protocol::{Answered, Need, Reply, Tag, Upstream};
 use crate::queue::{Call, Seat, Verdict};
@@ -216,6 +216,12 @@ impl Connection {
                     self.input.take_charge();
                     self.control(answer.as_deref().unwrap_or_default())?;
                 }
+                Ok(Answered::Unasked(answer)) => {
+                    self.input.take_charge();
+                    let action = if answer.is_some() { Unasked::Answered } else { Unasked::Dropped };
+                    self.shared.events.unasked(&self.endpoint, action);
+                    self.control(answer.as_deref().unwrap_or_default())?;
+                }
                 Ok(Answered::Closing) => {
                     self.input.take_charge();
                     self.retire(CloseReason::Closing);
@@ -281,7 +287,7 @@ impl Connection {
         output.put(answer);
         self.control += answer.len();
         if self.control > MAX_CONTROL {
-            return Err(self.desync(&"heartbeats sent, their answers not read"));
+            return Err(self.desync(&"messages sent, the answers to them not read"));
         }
         Ok(())
     }

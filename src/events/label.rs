@@ -60,6 +60,16 @@ label! {
 }
 
 label! {
+    /// What became of a message that a server sent of its own accord.
+    Unasked {
+        /// Nothing.
+        Dropped = "dropped",
+        /// It was a request: it was told that there is no such method.
+        Answered = "answered",
+    }
+}
+
+label! {
     /// Why an upstream connection closed.
     CloseReason {
         /// `idle_timeout`.

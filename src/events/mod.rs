@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 
 pub use label::{
     ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, ReloadResult, ResolveResult,
-    Rung,
+    Rung, Unasked,
 };
 use limit::Limit;
 use meter::{Counter, Family, Histogram, Label};
@@ -59,6 +59,8 @@ pub struct Upstream {
     pub desyncs: Counter,
     /// Replies that came after their exchange had ended.
     pub late_replies: Counter,
+    /// Messages that servers sent of their own accord.
+    pub unasked: Family<Unasked>,
     /// Exchanges whose client left before the reply.
     pub abandoned: Counter,
     /// Client connections accepted.
@@ -105,6 +107,7 @@ struct Limits {
     memory: Limit,
     accept: Limit,
     late: Limit,
+    unasked: Limit,
     ejected: Limit,
     idle: Limit,
     resolve: Limit,
@@ -143,6 +146,7 @@ impl Upstream {
             handshakes_saved: Counter::default(),
             desyncs: Counter::default(),
             late_replies: Counter::default(),
+            unasked: Family::default(),
             abandoned: Counter::default(),
             clients_opened: Counter::default(),
             clients_closed: Counter::default(),
@@ -290,6 +294,15 @@ impl Upstream {
         self.late_replies.add_one();
         if let Some(suppressed) = self.limit.late.pass() {
             debug!(upstream = &*self.name, %endpoint, suppressed, "late reply swallowed");
+        }
+    }
+
+    /// A server sent something of its own accord.
+    pub fn unasked(&self, endpoint: &dyn fmt::Display, action: Unasked) {
+        self.unasked.of(action).add_one();
+        if let Some(suppressed) = self.limit.unasked.pass() {
+            let action = action.as_str();
+            debug!(upstream = &*self.name, %endpoint, action, suppressed, "message of a server's own");
         }
     }
 

@@ -5,6 +5,7 @@
 //! Called by `session` and `connection`; a new protocol is one file here and one line in `config`.
 
 pub mod frame;
+pub mod jsonrpc;
 pub mod line;
 
 use std::fmt;
@@ -152,6 +153,15 @@ pub enum Received {
     },
     /// A message answered in place (a heartbeat), removed from the input; these bytes go back.
     Control(Option<Bytes>),
+    /// Something that is no request although what follows it can be understood, removed from the input.
+    Refused {
+        /// What is wrong with it.
+        reason: Malformed,
+        /// How it begins.
+        front: Bytes,
+        /// The error that goes back, if it goes back by itself.
+        answer: Option<Bytes>,
+    },
     /// The client says that it will send nothing more; removed from the input.
     Closing,
     /// Not a whole message yet.
@@ -186,6 +196,8 @@ pub enum Answered {
     },
     /// A message answered in place (a heartbeat), removed from the input; these bytes go back.
     Control(Option<Bytes>),
+    /// A message that answers no request, removed from the input and dropped; these bytes go back.
+    Unasked(Option<Bytes>),
     /// The server is about to close: nothing new on this connection. Removed from the input.
     Closing,
     /// Not a whole message yet.
@@ -332,6 +344,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
 
     /// Whether messages can travel in parts. If not, each is stored whole.
     fn has_parts(&self) -> bool {
+        false
+    }
+
+    /// Whether messages are written anew, so that for a moment there are two of one.
+    fn rewrites(&self) -> bool {
         false
     }
 

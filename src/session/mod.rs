@@ -8,6 +8,7 @@ mod clock;
 mod end;
 mod idle;
 mod parts;
+mod refuse;
 mod settings;
 mod wait;
 
@@ -20,10 +21,10 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::events;
-use crate::exchange::{self, Answer, Ticket};
+use crate::exchange::{Answer, Ticket};
 use crate::lifecycle::{Alarm, Hold, Watch};
 use crate::pool::{Pool, Sender};
-use crate::protocol::{BadRequest, Downstream, Id, Malformed, Need, Protocol, Received, Refusal, Request};
+use crate::protocol::{BadRequest, Downstream, Id, Need, Protocol, Received, Request};
 use crate::wire::{Budget, CHUNK, Input, Output, Purpose, Wire};
 use end::End;
 pub use idle::IdleClients;
@@ -277,6 +278,10 @@ impl Session {
                     self.unanswered = true;
                     words(&mut self.download, &mut self.output).put(answer.as_deref().unwrap_or_default());
                 }
+                Ok(Received::Refused { reason, front, answer }) => {
+                    // Its memory goes with what follows it, or with the buffer.
+                    self.refuse_and_go_on(reason, &front, answer.as_deref().unwrap_or_default());
+                }
                 Ok(Received::Closing) => {
                     self.input.take_charge();
                     self.ending = Some(End::EarlyFin);
@@ -323,6 +328,10 @@ impl Session {
 
     fn expect_more(&mut self, need: Need) {
         let filled = self.input.bytes.len();
+        if filled == 0 {
+            // What was there is no part of a message.
+            return;
+        }
         if self.fin.is_some() {
             self.events().request_truncated(&self.wire.peer(), filled);
             return self.input.clear();
@@ -337,19 +346,6 @@ impl Session {
             }
             Err(reason) => self.refuse_malformed(&BadRequest { id: Id::None, reason }),
         }
-    }
-
-    /// What follows a malformed request cannot be understood either: the client is told, and cut off.
-    fn refuse_malformed(&mut self, bad: &BadRequest) {
-        let refusal = match bad.reason {
-            Malformed::TooLarge(_) => Refusal::TooLarge,
-            Malformed::Invalid(_) => Refusal::Malformed,
-        };
-        self.events().malformed(&self.wire.peer(), &bad.reason, &self.input.bytes);
-        exchange::refuse_unopened(&refusal, self.events());
-        self.codec.refuse(&bad.id, &refusal, words(&mut self.download, &mut self.output));
-        self.input.clear();
-        self.ending = Some(End::CutOff);
     }
 
     fn answer(&mut self, id: &Id, ticket: Ticket, answer: Answer) {

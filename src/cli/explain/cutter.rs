@@ -86,7 +86,11 @@ impl Cutter {
             message @ Decoded::Message { .. } => Ok(message),
         });
         match decoded {
-            Ok(Decoded::More(need)) => Step::Missing(Some(need)),
+            Ok(Decoded::More(need)) => {
+                // White space between messages is gone.
+                self.offset += (there - self.input.len()) as u64;
+                Step::Missing((!self.input.is_empty()).then_some(need))
+            }
             Ok(Decoded::Message { id, method, kind }) => {
                 let length = there - self.input.len();
                 let row = Row { offset: self.offset, length: Some(length), id, method, kind };
@@ -118,6 +122,7 @@ impl Cutter {
                 }
                 Received::Head { .. } | Received::Part { .. } => unreachable!("{WHOLE}"),
                 Received::Control(_) => bare("heartbeat"),
+                Received::Refused { .. } => bare("invalid"),
                 Received::Closing => bare("closing"),
                 Received::More(need) => Decoded::More(need),
             }),
@@ -130,6 +135,7 @@ impl Cutter {
                     }
                     Answered::Head { .. } | Answered::Part { .. } => unreachable!("{WHOLE}"),
                     Answered::Control(_) => bare("heartbeat"),
+                    Answered::Unasked(_) => bare("unasked"),
                     Answered::Closing => bare("closing"),
                     Answered::More(need) => Decoded::More(need),
                 })

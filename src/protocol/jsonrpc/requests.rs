@@ -1,0 +1,143 @@
+//! The half that speaks to a client.
+
+use bytes::{Bytes, BytesMut};
+
+use super::batch::{Batch, Kept};
+use super::envelope::{CALL, Envelope, Version};
+use super::framing::{Cut, Cutter, framed, put};
+use super::refusal::{self, PARSE_ERROR};
+use super::scan::Rules;
+use super::settings::{Framing, Settings};
+use crate::protocol::{BadRequest, Downstream, Id, Malformed, Received, Refusal, Reply, Request};
+use crate::wire::Output;
+
+/// Bytes kept of a message that is no request, to be shown in the log.
+const FRONT: usize = 16;
+
+/// Reads requests and writes replies.
+#[derive(Debug)]
+pub(super) struct Requests {
+    framing: Framing,
+    cutter: Cutter,
+    /// What the client speaks, as far as is known.
+    version: Version,
+    /// The rest of a batch whose faults were told first. The last byte of it is still in the input.
+    waiting: Option<(Id, Request)>,
+}
+
+impl Requests {
+    pub(super) fn new(settings: &Settings, rules: Rules) -> Self {
+        let Settings { framing, max_message, .. } = *settings;
+        let cutter = Cutter::new(framing, max_message, rules);
+        Self { framing, cutter, version: Version::V2, waiting: None }
+    }
+
+    fn object(&mut self, object: &[u8], spaced: bool) -> Received {
+        match Envelope::read(object) {
+            Ok(envelope) => {
+                self.version = envelope.version;
+                // It may be longer than it was by its placeholder.
+                let mut bytes = Vec::with_capacity(object.len() + CALL.len() + 1);
+                envelope.write(spaced, &mut bytes);
+                let id = envelope.id.map_or(Id::None, |id| Id::Bytes(Bytes::copy_from_slice(id)));
+                Received::Request { id, request: Request::new(bytes.into(), envelope.id.is_none()) }
+            }
+            Err(invalid) => {
+                self.version = invalid.version;
+                let answer = refusal::invalid(invalid.version, invalid.reason, invalid.id);
+                self.refused(invalid.reason, object, Some(answer))
+            }
+        }
+    }
+
+    fn list(&mut self, list: &[u8], spaced: bool) -> Received {
+        self.version = Version::V2;
+        let mut batch = match Batch::read(list, spaced) {
+            Ok(batch) => batch,
+            Err(reason) => return self.invalid(reason, list),
+        };
+        let (json, has_calls) = (std::mem::take(&mut batch.json), batch.has_calls());
+        let request = (!json.is_empty()).then(|| {
+            let id = if has_calls { Id::Bytes(batch.id().into()) } else { Id::None };
+            (id, Request::new(json.into(), !has_calls))
+        });
+        match (request, batch.fault) {
+            (Some((id, request)), None) => Received::Request { id, request },
+            (request, fault) => {
+                let answer = (!has_calls).then(|| batch.errors());
+                self.waiting = request;
+                self.refused(fault.unwrap_or_default(), list, answer)
+            }
+        }
+    }
+
+    /// What is no request, answered with an error of an unknown id.
+    fn invalid(&self, reason: &'static str, message: &[u8]) -> Received {
+        self.refused(reason, message, Some(refusal::invalid(self.version, reason, None)))
+    }
+
+    fn refused(&self, reason: &'static str, message: &[u8], answer: Option<Vec<u8>>) -> Received {
+        Received::Refused {
+            reason: Malformed::Invalid(reason),
+            front: Bytes::copy_from_slice(&message[..message.len().min(FRONT)]),
+            answer: answer.map(|answer| framed(self.framing, &answer)),
+        }
+    }
+}
+
+impl Downstream for Requests {
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Received, BadRequest> {
+        if let Some((id, request)) = self.waiting.take() {
+            self.cutter.drop_front(input, 1);
+            return Ok(Received::Request { id, request });
+        }
+        let cut = self.cutter.next(input).map_err(|reason| BadRequest { id: Id::None, reason })?;
+        let (received, end) = match cut {
+            Cut::More(need) => return Ok(Received::More(need)),
+            Cut::Broken { reason, end } => {
+                let message = format!("Parse error: {reason}");
+                let answer = refusal::error(self.version, PARSE_ERROR, &message, b"null");
+                (self.refused(reason, input, Some(answer)), end)
+            }
+            Cut::Value { json, spaced, end } => {
+                let json = &input[json];
+                let received = match json.first() {
+                    Some(b'{') => self.object(json, spaced),
+                    Some(b'[') => self.list(json, spaced),
+                    _ => self.invalid("a request is an object", json),
+                };
+                (received, end)
+            }
+        };
+        // As long as something waits, the session is to see that there is more.
+        let end = if self.waiting.is_some() { end - 1 } else { end };
+        self.cutter.drop_front(input, end);
+        Ok(received)
+    }
+
+    fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output) {
+        let Reply { bytes, charge, .. } = reply;
+        let id = if let Id::Bytes(id) = id { &id[..] } else { b"null" };
+        match (Kept::parse(id), bytes.first()) {
+            (Some(kept), Some(b'[')) => {
+                put(self.framing, &[], (&kept.answer(&bytes).into(), 0), &charge, out);
+            }
+            (kept, _) => {
+                // The server refused a batch whole.
+                let id = if kept.is_some() { b"null" } else { id };
+                put(self.framing, &[b"{\"id\":", id], (&bytes, CALL.len().min(bytes.len())), &charge, out);
+            }
+        }
+    }
+
+    fn refuse(&mut self, id: &Id, refusal: &Refusal, out: &mut Output) -> bool {
+        let (code, message) = (refusal::code(refusal), refusal::message(refusal));
+        let id = if let Id::Bytes(id) = id { &id[..] } else { b"null" };
+        let answer = match Kept::parse(id) {
+            Some(kept) => kept.refuse(code, &message),
+            None => refusal::error(self.version, code, &message, id),
+        };
+        out.put(&framed(self.framing, &answer));
+        true
+    }
+}

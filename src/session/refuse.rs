@@ -1,0 +1,34 @@
+//! What is no request: its client is told, and it is counted and logged.
+
+use super::{End, Session, words};
+use crate::exchange;
+use crate::protocol::{BadRequest, Malformed, Refusal};
+
+impl Session {
+    /// What is no request is answered like one.
+    pub(super) fn refuse_and_go_on(&mut self, reason: Malformed, front: &[u8], answer: &[u8]) {
+        self.events().malformed(&self.wire.peer(), &reason, front);
+        exchange::refuse_unopened(&refusal(reason), self.events());
+        self.requests = self.requests.saturating_add(1);
+        self.reading_since = self.now;
+        self.unanswered = false;
+        words(&mut self.download, &mut self.output).put(answer);
+    }
+
+    /// What follows a malformed request cannot be understood either: the client is told, and cut off.
+    pub(super) fn refuse_malformed(&mut self, bad: &BadRequest) {
+        let refusal = refusal(bad.reason);
+        self.events().malformed(&self.wire.peer(), &bad.reason, &self.input.bytes);
+        exchange::refuse_unopened(&refusal, self.events());
+        self.codec.refuse(&bad.id, &refusal, words(&mut self.download, &mut self.output));
+        self.input.clear();
+        self.ending = Some(End::CutOff);
+    }
+}
+
+fn refusal(reason: Malformed) -> Refusal {
+    match reason {
+        Malformed::TooLarge(_) => Refusal::TooLarge,
+        Malformed::Invalid(_) => Refusal::Malformed,
+    }
+}

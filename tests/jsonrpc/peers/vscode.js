@@ -1,0 +1,52 @@
+// A server and a client of vscode-jsonrpc over TCP, with headers. Arguments: as peer.js has them.
+'use strict';
+const net = require('net');
+const rpc = require('vscode-jsonrpc/node');
+const peer = require('./peer');
+
+const [, , role, port] = process.argv;
+
+function connection(socket) {
+  const talk = rpc.createMessageConnection(new rpc.StreamMessageReader(socket), new rpc.StreamMessageWriter(socket));
+  talk.onError(() => {});
+  return talk;
+}
+
+function serve(socket) {
+  const talk = connection(socket);
+  talk.onRequest('multiply', (a, b, text) => {
+    // Nobody asked for these.
+    talk.sendNotification('progress', 1);
+    talk.sendRequest('configuration').catch(() => {});
+    return peer.multiply(a, b, text);
+  });
+  talk.onRequest('fail', (a, b, text) => new rpc.ResponseError(-1, `no ${text}`));
+  talk.onNotification('note', () => {});
+  socket.on('error', () => {});
+  talk.listen();
+}
+
+// One connection: a notification, two calls at a time, an error.
+async function ask() {
+  const socket = net.connect(Number(port), '127.0.0.1');
+  const talk = connection(socket);
+  const closed = new Promise((_, fail) => talk.onClose(() => fail(new Error('closed'))));
+  closed.catch(() => {});
+  talk.listen();
+  const { asked, right } = peer.question();
+  await talk.sendNotification('note', ...asked);
+  const calls = [talk.sendRequest('multiply', ...asked), talk.sendRequest('multiply', 1, asked[0], asked[2])];
+  const [first, second] = await Promise.race([Promise.all(calls), closed]);
+  peer.check(first, right);
+  peer.check(second, { product: asked[0], text: right.text });
+  const failed = await Promise.race([talk.sendRequest('fail', ...asked).catch((error) => error), closed]);
+  peer.check([failed.code, failed.message], [-1, `no ${asked[2]}`]);
+  talk.dispose();
+  socket.destroy();
+}
+
+if (role === 'server') {
+  peer.serve(net.createServer(serve));
+} else {
+  peer.run(ask);
+}
