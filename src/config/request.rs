@@ -77,6 +77,12 @@ pub(super) fn call(name: &Bytes, protocol: &dyn Protocol) -> Result<Option<Bytes
     Ok(Some(request))
 }
 
+/// Whether requests have a name by which they call something.
+pub(super) fn has_methods(protocol: &dyn Protocol) -> bool {
+    // All of a header that there can be holds a field, if there is one.
+    protocol.call(b"method").is_some() || protocol.method(&[0; MAX_METHOD]).is_some()
+}
+
 /// A name as a configuration may hold it, cut where it is long.
 pub(super) fn shown(name: &[u8]) -> String {
     match std::str::from_utf8(name) {

@@ -65,7 +65,7 @@ fn idempotent(
     }
     // All of a header that there can be shows how long a name is.
     let size = protocol.method(&[0; MAX_METHOD]).map(<[u8]>::len);
-    if size.is_none() && !marked.is_empty() {
+    if !request::has_methods(protocol) && !marked.is_empty() {
         let key = format!("protocol.{}.method", protocol.name());
         let help = format!("say it with `{key}`, or write \"*\" if all requests may run twice");
         report.wrong(at, "idempotent", format!("without `{key}` nobody knows what a request calls"), help);
