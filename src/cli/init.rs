@@ -23,6 +23,8 @@ pub(super) struct Args {
 enum Protocol {
     /// Messages that end with a delimiter.
     Line,
+    /// Apache Thrift.
+    Thrift,
     /// Any length-prefixed protocol, from a description of its header.
     Frame,
     /// 4 bytes of length, then so many bytes.
@@ -41,6 +43,7 @@ impl Protocol {
         match self {
             Self::Line => LINE,
             Self::Frame => FRAME,
+            Self::Thrift => THRIFT,
             Self::Netty4 => "protocol = \"netty4\"               # 4 bytes of length, then so many bytes",
             Self::Swoole => "protocol = \"swoole\"               # 4 bytes of length, then so many bytes",
             Self::Tars => "protocol = \"tars\"                 # 4 bytes of length that count themselves",
@@ -55,6 +58,13 @@ const LINE: &str = r#"
 [upstreams.example.protocol.line]
 # delimiter = "\n"                # what ends a message
 error = "ERR {reason}\n"          # what a client is told when there is no reply; without it, a close
+# max_message = "16MiB""#;
+
+const THRIFT: &str = r#"
+[upstreams.example.protocol.thrift]
+# transport = "framed"            # what the upstream speaks: framed, buffered, header
+# encoding = "binary"             # binary, compact, json
+# oneway = []                     # methods without a reply that clients mark as calls, as Go's do
 # max_message = "16MiB""#;
 
 const FRAME: &str = r#"

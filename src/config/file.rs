@@ -15,6 +15,7 @@ use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::Address;
 use crate::protocol::Mode;
+use crate::protocol::thrift::{Encoding, Transport};
 use crate::session::ClientClose;
 
 /// A table in which every key is optional.
@@ -384,6 +385,18 @@ tables! {
         delimiter: Text<Bytes>,
         /// What a client is told when there is no reply, as text or `"hex:..."`; may hold `{reason}`.
         error: Text<Bytes>,
+        /// The longest message in either direction; default `"16MiB"`.
+        max_message: Text<Size>,
+    }
+
+    /// `[upstreams.NAME.protocol.thrift]`
+    Thrift {
+        /// How the upstream sets messages apart: `"framed"`, `"buffered"` or `"header"`; default `"framed"`.
+        transport: Text<Transport>,
+        /// How messages are written: `"binary"`, `"compact"` or `"json"`; default `"binary"`.
+        encoding: Text<Encoding>,
+        /// Methods without a reply although their clients mark them as calls; default [].
+        oneway: List<Text<Bytes>>,
         /// The longest message in either direction; default `"16MiB"`.
         max_message: Text<Size>,
     }

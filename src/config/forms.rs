@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::file::{Ask, Frame, Line, Place};
+use super::file::{Ask, Frame, Line, Place, Thrift};
 use super::units::{Count, Text, refused};
 use super::words::{self, said};
 use crate::net::Address;
@@ -94,6 +94,8 @@ pub enum Protocol {
     Frame(Box<Frame>),
     /// `[upstreams.NAME.protocol.line]`
     Line(Line),
+    /// `[upstreams.NAME.protocol.thrift]`
+    Thrift(Thrift),
 }
 
 impl<'de> Deserialize<'de> for Protocol {
@@ -104,13 +106,14 @@ impl<'de> Deserialize<'de> for Protocol {
         enum Kind {
             Frame,
             Line,
+            Thrift,
         }
         struct Visit;
         impl<'de> Visitor<'de> for Visit {
             type Value = Protocol;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a protocol as in \"netty4\" or \"line\", or a table `frame` or `line`")
+                f.write_str("a protocol as in \"netty4\" or \"line\", or a table of its name")
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Protocol, E> {
@@ -121,6 +124,7 @@ impl<'de> Deserialize<'de> for Protocol {
                 let protocol = match map.next_key()? {
                     Some(Kind::Frame) => Protocol::Frame(map.next_value()?),
                     Some(Kind::Line) => Protocol::Line(map.next_value()?),
+                    Some(Kind::Thrift) => Protocol::Thrift(map.next_value()?),
                     None => {
                         return Err(refused(said(
                             "no protocol is named",

@@ -12,6 +12,7 @@ use super::words::{self, said};
 use super::{file, forms};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::line::{self, Line};
+use crate::protocol::thrift::{self, Thrift};
 use crate::protocol::{Protocol, SettingsError};
 
 /// The longest `max_message` where messages are stored whole, in bytes.
@@ -21,7 +22,7 @@ const MAX_MESSAGE_IN_PARTS: u64 = 1 << 40;
 
 /// What `protocol` may be without options.
 pub fn names() -> Vec<&'static str> {
-    [&["line"], frame::PRESETS.as_slice()].concat()
+    [&["line", "thrift"], frame::PRESETS.as_slice()].concat()
 }
 
 /// The protocol of the upstream `at`; `None` if it cannot be, and the report says why.
@@ -42,6 +43,11 @@ pub(super) fn build(
             let settings = line_settings(report, &at, options)?;
             finish(report, &at, Line::new(&settings))
         }
+        forms::Protocol::Thrift(options) => {
+            let at = [at, &["protocol", "thrift"]].concat();
+            let settings = thrift_settings(report, &at, options)?;
+            finish(report, &at, Thrift::new(settings))
+        }
     }
 }
 
@@ -58,6 +64,9 @@ pub fn named(name: &str) -> Result<Arc<dyn Protocol>, Vec<Error>> {
 fn by_name(report: &mut Report<'_>, at: &[&str], name: &str) -> Option<Arc<dyn Protocol>> {
     if name == "line" {
         return finish(report, at, Line::new(&line::Settings::default()));
+    }
+    if name == "thrift" {
+        return finish(report, at, Thrift::new(thrift::Settings::default()));
     }
     if let Some(settings) = frame::preset(name) {
         return finish(report, at, Frame::new(settings));
@@ -90,6 +99,17 @@ fn line_settings(report: &mut Report<'_>, at: &[&str], options: file::Line) -> O
     let Text(delimiter) = options.delimiter.unwrap_or(Text(settings.delimiter));
     settings.delimiter = delimiter;
     settings.error = options.error.map(|Text(error)| error);
+    settings.max_message = max_message(report, at, options.max_message, MAX_MESSAGE)?;
+    Some(settings)
+}
+
+fn thrift_settings(report: &mut Report<'_>, at: &[&str], options: file::Thrift) -> Option<thrift::Settings> {
+    let mut settings = thrift::Settings::default();
+    let Text(transport) = options.transport.unwrap_or(Text(settings.transport));
+    let Text(encoding) = options.encoding.unwrap_or(Text(settings.encoding));
+    let List(oneway) = options.oneway.unwrap_or(List(Vec::new()));
+    (settings.transport, settings.encoding) = (transport, encoding);
+    settings.oneway = oneway.into_iter().map(|Text(name)| name).collect();
     settings.max_message = max_message(report, at, options.max_message, MAX_MESSAGE)?;
     Some(settings)
 }

@@ -17,6 +17,7 @@ use crate::events::log::Format;
 use crate::frame::Endian;
 use crate::net::{Address, BadAddress};
 use crate::protocol::Mode;
+use crate::protocol::thrift::{Encoding, Transport};
 use crate::session::ClientClose;
 
 /// A value that is written as text.
@@ -314,6 +315,16 @@ choice!(ClientClose, "a way to close as in \"auto\"", {
 choice!(Endian, "\"big\" or \"little\"", {
     "big" => Endian::Big,
     "little" => Endian::Little,
+});
+choice!(Transport, "\"framed\", \"buffered\" or \"header\"", {
+    "framed" => Transport::Framed,
+    "buffered" => Transport::Buffered,
+    "header" => Transport::Header,
+});
+choice!(Encoding, "\"binary\", \"compact\" or \"json\"", {
+    "binary" => Encoding::Binary,
+    "compact" => Encoding::Compact,
+    "json" => Encoding::Json,
 });
 choice!(Format, "a log format as in \"auto\"", {
     "auto" => Format::Auto,

@@ -10,7 +10,7 @@ pub(super) const HELP: char = '\n';
 
 /// What later versions know: keys, tables, protocols, presets.
 const LATER: &[&str] =
-    &["max_dedicated", "tls", "jsonrpc", "thrift", "netrpc", "http", "grpc", "resp", "dubbo", "bolt"];
+    &["max_dedicated", "tls", "jsonrpc", "netrpc", "http", "grpc", "resp", "dubbo", "bolt"];
 
 /// A message and what would do.
 pub(super) type Words = (String, Option<String>);
