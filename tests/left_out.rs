@@ -6,6 +6,7 @@ fn main() {
         println!(
             "\nLEFT OUT (needs more than Rust):\n\
              - tests/peers.rs: PHP and Python peers, network namespaces\n\
+             - tests/thrift: Thrift libraries of Python, Node, Go, PHP, Ruby and Perl\n\
              - tests/names: endpoints by name, with files and name servers of their own\n\
              - tests/outages.rs: endpoints whose packets vanish\n\
              - tests/readme.rs: the recipes, run as they stand there\n\
