@@ -329,7 +329,7 @@ fn an_unknown_protocol() {
     for (name, expected) in [
         ("tcp", "there is no raw TCP"),
         ("frame", "`frame` needs to know where the length of a message stands"),
-        ("thrift", "`thrift` is not supported by this version yet"),
+        ("netrpc", "`netrpc` is not supported by this version yet"),
         ("\"\u{1b}", "unknown protocol"),
     ] {
         let said = Explain::new(&format!("--protocol {name}")).all(b"");

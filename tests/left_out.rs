@@ -8,6 +8,7 @@ fn main() {
              - tests/peers.rs: PHP and Python peers, network namespaces\n\
              - tests/presets.rs: the presets `dubbo` and `bolt` between libraries of Node.js\n\
              - tests/jsonrpc: JSON-RPC libraries of Go, Node and Python\n\
+             - tests/thrift: Thrift libraries of Python, Node, Go, PHP, Ruby and Perl\n\
              - tests/names: endpoints by name, with files and name servers of their own\n\
              - tests/outages.rs: endpoints whose packets vanish\n\
              - tests/readme.rs: the recipes, run as they stand there\n\

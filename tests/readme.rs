@@ -7,6 +7,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -115,6 +116,7 @@ const REFERENCE: &[(&str, &str, &[&str])] = &[
     ("Reply", "#### Inside `frame`", &["reply."]),
     ("Line", "#### `[upstreams.NAME.protocol.line]`", &[""]),
     ("JsonRpc", "#### `[upstreams.NAME.protocol.jsonrpc]`", &[""]),
+    ("Thrift", "#### `[upstreams.NAME.protocol.thrift]`", &[""]),
 ];
 
 #[test]
@@ -260,8 +262,23 @@ struct Running(Child);
 impl Running {
     fn start(folder: &Path, words: &[&str]) -> Self {
         let mut command = Command::new(words[0]);
-        Self(command.args(&words[1..]).current_dir(folder).stdout(Stdio::null()).spawn().unwrap())
+        Self(
+            command
+                .args(&words[1..])
+                .env("PATH", path())
+                .current_dir(folder)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
     }
+}
+
+/// Python with the libraries that `tests/run` installs comes first.
+fn path() -> OsString {
+    let libraries = concat!(env!("CARGO_MANIFEST_DIR"), "/target/thrift/venv/bin");
+    let all = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths([PathBuf::from(libraries)].into_iter().chain(std::env::split_paths(&all))).unwrap()
 }
 
 impl Drop for Running {
@@ -304,7 +321,8 @@ fn recipe(name: &str, heading: &str, expected: &str) {
     let client = if php { ["php", "client.php"] } else { ["python3", "client.py"] };
     // Neither is there at once: until then the client is told so.
     becomes(heading, format!("{expected}\n"), || {
-        let output = Command::new(client[0]).arg(client[1]).current_dir(folder.path()).output().unwrap();
+        let mut command = Command::new(client[0]);
+        let output = command.arg(client[1]).env("PATH", path()).current_dir(folder.path()).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     });
     assert!(section(&readme, heading).contains(&format!("You see `{expected}`")));
@@ -332,4 +350,10 @@ fn the_recipe_for_json_rpc() {
 #[cfg_attr(not(feature = "peers"), ignore = "needs PHP and Python; tests/run runs it")]
 fn the_recipe_for_lines() {
     recipe("the_recipe_for_lines", "### Lines", "OK HELLO");
+}
+
+#[test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs Python with thriftpy2; tests/run runs it")]
+fn the_recipe_for_thrift() {
+    recipe("the_recipe_for_thrift", "### Thrift", "HELLO 999");
 }

@@ -25,6 +25,8 @@ enum Protocol {
     Line,
     /// JSON-RPC 1.0 and 2.0.
     Jsonrpc,
+    /// Apache Thrift.
+    Thrift,
     /// Any length-prefixed protocol, from a description of its header.
     Frame,
     /// 4 bytes of length, then so many bytes.
@@ -48,6 +50,7 @@ impl Protocol {
             Self::Line => LINE,
             Self::Jsonrpc => JSONRPC,
             Self::Frame => FRAME,
+            Self::Thrift => THRIFT,
             Self::Netty4 => "protocol = \"netty4\"               # 4 bytes of length, then so many bytes",
             Self::Swoole => "protocol = \"swoole\"               # 4 bytes of length, then so many bytes",
             Self::Dubbo => "protocol = \"dubbo\"                # set pool.mode = \"multiplex\" with it",
@@ -70,6 +73,13 @@ const JSONRPC: &str = r#"
 [upstreams.example.protocol.jsonrpc]
 # framing = "line"                # or "content-length": with headers, as the Language Server Protocol has them
 # server_messages = "drop"        # what a server sends of its own accord: requests are answered with -32601
+# max_message = "16MiB""#;
+
+const THRIFT: &str = r#"
+[upstreams.example.protocol.thrift]
+# transport = "framed"            # what the upstream speaks: framed, buffered, header
+# encoding = "binary"             # binary, compact, json
+# oneway = []                     # methods without a reply that clients mark as calls, as Go's do
 # max_message = "16MiB""#;
 
 const FRAME: &str = r#"

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::file::{self, inherit};
 use super::forms;
 use super::report::Report;
-use super::request::has_methods;
+use super::request;
 use super::units::{self, Text};
 use crate::pool::balance::{Endpoint, Key, Policy, Settings};
 use crate::protocol::Protocol;
@@ -67,7 +67,7 @@ fn key(report: &mut Report<'_>, at: &[&str], it: Option<&forms::Key>, protocol: 
         }
         None | Some(forms::Key::Method) => {}
     }
-    if !has_methods(protocol) {
+    if !request::has_methods(protocol) {
         let option = format!("protocol.{}.method", protocol.name());
         let message = format!("without `{option}` nobody knows what a request calls");
         let wrong = if it.is_some() { "key" } else { "policy" };

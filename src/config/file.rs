@@ -16,6 +16,7 @@ use crate::frame::Endian;
 use crate::net::Address;
 use crate::protocol::Mode;
 use crate::protocol::jsonrpc::{Framing, ServerMessages};
+use crate::protocol::thrift::{Encoding, Transport};
 use crate::session::ClientClose;
 
 /// A table in which every key is optional.
@@ -402,6 +403,18 @@ tables! {
         framing: Text<Framing>,
         /// What becomes of messages that a server sends of its own accord; default `"drop"`.
         server_messages: Text<ServerMessages>,
+        /// The longest message in either direction; default `"16MiB"`.
+        max_message: Text<Size>,
+    }
+
+    /// `[upstreams.NAME.protocol.thrift]`
+    Thrift {
+        /// How the upstream sets messages apart: `"framed"`, `"buffered"` or `"header"`; default `"framed"`.
+        transport: Text<Transport>,
+        /// How messages are written: `"binary"`, `"compact"` or `"json"`; default `"binary"`.
+        encoding: Text<Encoding>,
+        /// Methods without a reply although their clients mark them as calls; default [].
+        oneway: List<Text<Bytes>>,
         /// The longest message in either direction; default `"16MiB"`.
         max_message: Text<Size>,
     }

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::file::{Ask, Frame, JsonRpc, Line, Place};
+use super::file::{Ask, Frame, JsonRpc, Line, Place, Thrift};
 use super::units::{Count, Text, refused};
 use super::words::{self, said};
 use crate::net::Address;
@@ -96,6 +96,8 @@ pub enum Protocol {
     Line(Line),
     /// `[upstreams.NAME.protocol.jsonrpc]`
     JsonRpc(JsonRpc),
+    /// `[upstreams.NAME.protocol.thrift]`
+    Thrift(Thrift),
 }
 
 impl<'de> Deserialize<'de> for Protocol {
@@ -107,15 +109,14 @@ impl<'de> Deserialize<'de> for Protocol {
             Frame,
             Line,
             JsonRpc,
+            Thrift,
         }
         struct Visit;
         impl<'de> Visitor<'de> for Visit {
             type Value = Protocol;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "a protocol as in \"netty4\" or \"line\", or a table `frame`, `line` or `jsonrpc`",
-                )
+                f.write_str("a protocol as in \"netty4\" or \"line\", or a table of its name")
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Protocol, E> {
@@ -127,6 +128,7 @@ impl<'de> Deserialize<'de> for Protocol {
                     Some(Kind::Frame) => Protocol::Frame(map.next_value()?),
                     Some(Kind::Line) => Protocol::Line(map.next_value()?),
                     Some(Kind::JsonRpc) => Protocol::JsonRpc(map.next_value()?),
+                    Some(Kind::Thrift) => Protocol::Thrift(map.next_value()?),
                     None => {
                         return Err(refused(said(
                             "no protocol is named",

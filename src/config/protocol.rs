@@ -13,6 +13,7 @@ use super::{file, forms};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::jsonrpc::{self, JsonRpc};
 use crate::protocol::line::{self, Line};
+use crate::protocol::thrift::{self, Thrift};
 use crate::protocol::{Protocol, SettingsError};
 
 /// The longest `max_message` where messages are stored whole, in bytes.
@@ -22,7 +23,7 @@ const MAX_MESSAGE_IN_PARTS: u64 = 1 << 40;
 
 /// What `protocol` may be without options.
 pub fn names() -> Vec<&'static str> {
-    [&["line", "jsonrpc"], frame::PRESETS.as_slice()].concat()
+    [&["line", "jsonrpc", "thrift"], frame::PRESETS.as_slice()].concat()
 }
 
 /// The protocol of the upstream `at`; `None` if it cannot be, and the report says why.
@@ -48,6 +49,11 @@ pub(super) fn build(
             let settings = jsonrpc_settings(report, &at, &options)?;
             finish(report, &at, JsonRpc::new(settings))
         }
+        forms::Protocol::Thrift(options) => {
+            let at = [at, &["protocol", "thrift"]].concat();
+            let settings = thrift_settings(report, &at, options)?;
+            finish(report, &at, Thrift::new(settings))
+        }
     }
 }
 
@@ -67,6 +73,9 @@ fn by_name(report: &mut Report<'_>, at: &[&str], name: &str) -> Option<Arc<dyn P
     }
     if name == "jsonrpc" {
         return finish(report, at, JsonRpc::new(jsonrpc::Settings::default()));
+    }
+    if name == "thrift" {
+        return finish(report, at, Thrift::new(thrift::Settings::default()));
     }
     if let Some(settings) = frame::preset(name) {
         return finish(report, at, Frame::new(settings));
@@ -112,8 +121,19 @@ fn jsonrpc_settings(
     Some(jsonrpc::Settings {
         framing: options.framing.map_or(settings.framing, |Text(it)| it),
         server_messages: options.server_messages.map_or(settings.server_messages, |Text(it)| it),
-        max_message: max_message(report, at, options.max_message, MAX_MESSAGE)?,
+        max_message: max_message(report, at, options.max_message, (settings.max_message, MAX_MESSAGE))?,
     })
+}
+
+fn thrift_settings(report: &mut Report<'_>, at: &[&str], options: file::Thrift) -> Option<thrift::Settings> {
+    let mut settings = thrift::Settings::default();
+    let Text(transport) = options.transport.unwrap_or(Text(settings.transport));
+    let Text(encoding) = options.encoding.unwrap_or(Text(settings.encoding));
+    let List(oneway) = options.oneway.unwrap_or(List(Vec::new()));
+    (settings.transport, settings.encoding) = (transport, encoding);
+    settings.oneway = oneway.into_iter().map(|Text(name)| name).collect();
+    settings.max_message = max_message(report, at, options.max_message, (settings.max_message, MAX_MESSAGE))?;
+    Some(settings)
 }
 
 fn max_message(

@@ -80,9 +80,10 @@ pub(super) fn call(name: &Bytes, protocol: &dyn Protocol) -> Result<Option<Bytes
     Ok(Some(request))
 }
 
-/// Whether requests have names at all: all of a header that there can be has one, or what calls by name does.
+/// Whether requests have a name by which they call something.
 pub(super) fn has_methods(protocol: &dyn Protocol) -> bool {
-    protocol.method(&[0; MAX_METHOD]).is_some() || protocol.call(b"x").is_some()
+    // All of a header that there can be holds a field, if there is one.
+    protocol.call(b"method").is_some() || protocol.method(&[0; MAX_METHOD]).is_some()
 }
 
 /// A name as a configuration may hold it, cut where it is long.

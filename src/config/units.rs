@@ -18,6 +18,7 @@ use crate::frame::Endian;
 use crate::net::{Address, BadAddress};
 use crate::protocol::Mode;
 use crate::protocol::jsonrpc::{Framing, ServerMessages};
+use crate::protocol::thrift::{Encoding, Transport};
 use crate::session::ClientClose;
 
 /// A value that is written as text.
@@ -323,6 +324,16 @@ choice!(Framing, "\"line\" or \"content-length\"", {
 choice!(ServerMessages, "\"drop\" or \"pass\"", {
     "drop" => ServerMessages::Drop,
     "pass" => ServerMessages::Pass,
+});
+choice!(Transport, "\"framed\", \"buffered\" or \"header\"", {
+    "framed" => Transport::Framed,
+    "buffered" => Transport::Buffered,
+    "header" => Transport::Header,
+});
+choice!(Encoding, "\"binary\", \"compact\" or \"json\"", {
+    "binary" => Encoding::Binary,
+    "compact" => Encoding::Compact,
+    "json" => Encoding::Json,
 });
 choice!(Format, "a log format as in \"auto\"", {
     "auto" => Format::Auto,

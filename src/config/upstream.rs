@@ -292,6 +292,9 @@ fn mode(report: &mut Report<'_>, at: &[&str], it: Option<Text<Mode>>, protocol: 
     let Some(Text(mode)) = it else { return modes.first().copied().unwrap_or(Mode::Exclusive) };
     if !modes.contains(&mode) {
         let why = match mode {
+            _ if modes == [Mode::Exclusive] && protocol.tags().is_some() => {
+                "its messages are not looked at as closely as sharing a connection needs"
+            }
             Mode::Multiplex => "its messages carry no id",
             _ => "its servers do not reply in order",
         };

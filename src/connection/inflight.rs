@@ -16,8 +16,9 @@ use crate::protocol::{Mode, Refusal, Tag, TagSpace};
 
 /// The end of a request of which more parts are to come.
 pub(super) const OPEN_END: u64 = u64::MAX;
-/// Tags of at least this many values count up and are never used twice; fewer are recycled.
-const NEVER_RECYCLED: u64 = u32::MAX as u64;
+/// Tags of at least this many values count up and are never used twice; fewer are recycled. All four bytes are so many,
+/// with or without a sign.
+const NEVER_RECYCLED: u64 = 1 << 30;
 
 /// A request whose reply is due, or that is on its way if there will be none.
 #[derive(Debug)]

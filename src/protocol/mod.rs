@@ -7,6 +7,7 @@
 pub mod frame;
 pub mod jsonrpc;
 pub mod line;
+pub mod thrift;
 
 use std::fmt;
 
@@ -368,6 +369,12 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// A request that calls `method` with nothing more, as a client would send it. `None` where that cannot be.
     fn call(&self, method: &[u8]) -> Option<Bytes> {
         let _ = method;
+        None
+    }
+
+    /// The number in an id that holds more than that, for people to see.
+    fn number(&self, id: &Id) -> Option<u64> {
+        let _ = id;
         None
     }
 

@@ -21,6 +21,8 @@ impl Session {
         self.events().malformed(&self.wire.peer(), &bad.reason, &self.input.bytes);
         exchange::refuse_unopened(&refusal, self.events());
         self.codec.refuse(&bad.id, &refusal, words(&mut self.download, &mut self.output));
+        // Some of it may be with the server already: that connection ends with it.
+        self.cut_upload();
         self.input.clear();
         self.ending = Some(End::CutOff);
     }

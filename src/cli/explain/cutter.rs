@@ -54,6 +54,11 @@ enum Decoded {
     More(Need),
 }
 
+/// `id` as the number it holds, if it holds one.
+fn shown(protocol: &dyn Protocol, id: Id) -> Id {
+    protocol.number(&id).map_or(id, Id::Bits)
+}
+
 impl Cutter {
     pub(super) fn new(protocol: Arc<dyn Protocol>, replies: bool) -> Self {
         let codec = if replies {
@@ -99,7 +104,7 @@ impl Cutter {
                 Step::Message(row)
             }
             Err(bad) => {
-                let id = bad.id.clone();
+                let id = shown(&*self.protocol, bad.id.clone());
                 let row = Row { offset: self.offset, length: None, id, method: None, kind: "malformed" };
                 Step::Refused(row, bad, front)
             }
@@ -118,6 +123,7 @@ impl Cutter {
             Codec::Client(codec) => Ok(match codec.decode(&mut self.input)? {
                 Received::Request { id, request: Request { bytes, oneway, .. } } => {
                     let method = self.protocol.method(&bytes).map(|method| bytes.slice_ref(method));
+                    let id = shown(&*self.protocol, id);
                     Decoded::Message { id, method, kind: if oneway { "oneway" } else { "request" } }
                 }
                 Received::Head { .. } | Received::Part { .. } => unreachable!("{WHOLE}"),

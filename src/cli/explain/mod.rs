@@ -26,7 +26,7 @@ const PIECE: usize = 64 * 1024;
 #[command(override_usage = "warmline explain --protocol PROTOCOL [--replies] < CAPTURE
        warmline explain --config FILE --upstream NAME [--replies] < CAPTURE")]
 pub(super) struct Args {
-    /// What was spoken: line, jsonrpc, or a preset of frame as in netty4.
+    /// What was spoken: line, jsonrpc, thrift, or a preset of frame as in netty4.
     #[arg(long, value_name = "PROTOCOL", conflicts_with_all = ["config", "upstream"])]
     #[arg(required_unless_present_any = ["config", "upstream"])]
     protocol: Option<String>,
