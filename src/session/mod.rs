@@ -314,18 +314,6 @@ impl Session {
         self.outstanding.push((id, ticket));
     }
 
-    /// The first round in which it has had no turn and has none to come: what was refused leaves its place to the next.
-    fn next_round(&self) -> u64 {
-        let mut rounds: SmallVec<[u64; 32]> =
-            self.outstanding.iter().filter_map(|(_, ticket)| ticket.round()).collect();
-        if rounds.is_empty() {
-            return 0;
-        }
-        rounds.sort_unstable();
-        let first = self.shared.pool.round().max(self.round + 1);
-        rounds.into_iter().fold(first, |free, round| if round == free { free + 1 } else { free })
-    }
-
     fn expect_more(&mut self, need: Need) {
         let filled = self.input.bytes.len();
         if filled == 0 {

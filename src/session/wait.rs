@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{End, Outstanding, Session};
@@ -96,6 +97,18 @@ impl Session {
             }
         }
         found
+    }
+
+    /// The first round in which it has had no turn and has none to come: what was refused leaves its place to the next.
+    pub(super) fn next_round(&self) -> u64 {
+        let mut rounds: SmallVec<[u64; 32]> =
+            self.outstanding.iter().filter_map(|(_, ticket)| ticket.round()).collect();
+        if rounds.is_empty() {
+            return 0;
+        }
+        rounds.sort_unstable();
+        let first = self.shared.pool.round().max(self.round + 1);
+        rounds.into_iter().fold(first, |free, round| if round == free { free + 1 } else { free })
     }
 
     /// A FIN that came before the last answer means something else than one that comes after it, and the reactor

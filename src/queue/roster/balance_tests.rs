@@ -6,8 +6,8 @@ use tokio::time::advance;
 
 use super::tests::exchange;
 use super::*;
-use crate::queue::Retry;
 use crate::queue::rendezvous::hash;
+use crate::queue::{Retry, TURN};
 
 const SECOND: Duration = Duration::from_secs(1);
 

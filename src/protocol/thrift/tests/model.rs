@@ -141,13 +141,14 @@ fn end_for_crate(encoding: Encoding, message: &[u8]) -> Option<u64> {
     Some(cursor.position())
 }
 
-/// Where warmline finds it, for a client without frames.
-fn end_for_us(encoding: Encoding, message: &[u8]) -> Option<u64> {
+/// Where warmline finds it, for a client without frames, or why there is none.
+fn end_for_us(encoding: Encoding, message: &[u8]) -> Result<Option<u64>, Malformed> {
     let mut input = BytesMut::from(message);
     let mut client = thrift(Transport::Buffered, encoding).downstream(usize::MAX);
     match client.decode(&mut input) {
-        Ok(Received::Request { .. }) => Some((message.len() - input.len()) as u64),
-        _ => None,
+        Ok(Received::Request { .. }) => Ok(Some((message.len() - input.len()) as u64)),
+        Ok(_) => Ok(None),
+        Err(bad) => Err(bad.reason),
     }
 }
 
@@ -211,8 +212,9 @@ proptest! {
             message[at] = byte;
         }
         let (theirs, ours) = (end_for_crate(encoding, &message), end_for_us(encoding, &message));
-        if theirs.is_some() {
-            prop_assert_eq!(ours, theirs);
+        // The crate drops the bits of a varint for which it has no room.
+        if theirs.is_some() && ours != Err(Malformed::Invalid("varint of more than 64 bits")) {
+            prop_assert_eq!(ours, Ok(theirs));
         }
     }
 
