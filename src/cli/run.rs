@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// Where to connect, as in host:port or unix:PATH; may be repeated.
     #[arg(long, value_name = "ADDRESS", requires_all = ["listen", "protocol"])]
     endpoint: Vec<String>,
-    /// What both sides speak: line, thrift, or a preset of frame as in netty4.
+    /// What both sides speak: line, jsonrpc, thrift, or a preset of frame as in netty4.
     #[arg(long, value_name = "PROTOCOL", requires_all = ["listen", "endpoint"])]
     protocol: Option<String>,
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::world::{Server, World, protocol, settings, settle};
 use super::{CloseReason, SECOND};
 use crate::pool::{Cap, Settings};
 use crate::protocol::{Mode, Refusal};
-use crate::queue::TURN;
+use crate::queue::{Queue, TURN};
 use crate::wire::Budget;
 
 fn under(cap: &Arc<Cap>, settings: Settings) -> World {
@@ -160,6 +162,41 @@ async fn who_is_long_in_going_holds_up_nobody() {
     servers[at].send(0, id, &payload).await;
     tokio::time::timeout(SECOND, second.accept()).await.unwrap().echo().await;
     assert_eq!(call.reply().await, b"x");
+}
+
+/// What has a long request is of no use to those who wait: the pool is as one that has nothing.
+#[tokio::test(start_paused = true)]
+async fn who_stands_still_has_a_turn_like_who_has_none() {
+    let cap = Cap::new(3);
+    let mut first = under(&cap, settings(Mode::Exclusive, 2, 3));
+    let mut servers = [first.accept().await, first.accept().await];
+    let mut second = under(&cap, settings(Mode::Exclusive, 1, 3));
+    let mut slow = second.accept().await;
+    let _long = second.call(b"long");
+    slow.receive().await;
+    let _more: Vec<_> = (0..60).map(|n| first.call(&[n])).collect();
+    let mut call = second.call(b"x");
+    for _ in 0..12 {
+        tokio::time::sleep(TURN / 3).await;
+        for server in &mut servers {
+            if let Some((_, id, payload)) = server.try_receive().await {
+                server.send(0, id, &payload).await;
+            }
+        }
+    }
+    tokio::time::timeout(SECOND / 10, second.accept()).await.unwrap().echo().await;
+    assert_eq!(call.reply().await, b"x");
+}
+
+/// Nothing else may ever wake the keeper of a pool whose clients all wait.
+#[tokio::test(start_paused = true)]
+async fn who_gets_nothing_now_asks_again() {
+    let cap = Cap::new(2);
+    let [one, other] = [(); 2].map(|()| Queue::new(settings(Mode::Exclusive, 1, 2).of_queue()));
+    cap.enter(&one);
+    assert_eq!(cap.claim(&one, 1), (false, None), "there is nobody else");
+    cap.enter(&other);
+    assert_eq!(cap.claim(&one, 1), (false, Some(Instant::now() + TURN)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -254,6 +254,36 @@ async fn what_is_led_somewhere_takes_idle_connections_of_others() {
     assert_eq!(retiring(&r), None, "the last one, and busy ones, stay");
 }
 
+/// Endpoints where things are led, one with three busy connections and one with a single one.
+#[tokio::test]
+async fn what_is_led_somewhere_takes_a_busy_connection_of_who_has_more() {
+    let mut r = roster(&settings(Rule::Hash), &[1, 1], 1);
+    r.join(0);
+    r.join(0);
+    let keys: Vec<_> = r.members.iter().map(|(key, _)| key).collect();
+    for key in keys {
+        r.give(key, exchange());
+    }
+    r.make_room(1, false);
+    assert_eq!((r.endpoints[0].open, r.endpoints[1].open), (2, 1));
+    r.make_room(0, false);
+    assert_eq!((r.endpoints[0].open, r.endpoints[1].open), (2, 1), "it has no more than its share");
+}
+
+/// Two pools with pauses between their requests would hand connections to each other without end.
+#[tokio::test(start_paused = true)]
+async fn what_was_just_used_is_for_who_has_fewer() {
+    let mut r = roster(&settings(Rule::LeastInFlight), &[1], 1);
+    r.has_rivals = true;
+    advance(TURN).await;
+    given(&mut r, 1);
+    assert!(r.give_way(true, 1).is_none());
+    advance(TURN).await;
+    assert!(r.give_way(true, 1).is_some());
+    let mut r = roster(&settings(Rule::LeastInFlight), &[1], 3);
+    assert!(r.give_way(true, 1).is_some(), "they have fewer also after that");
+}
+
 #[tokio::test]
 async fn who_is_an_endpoint_no_longer_finishes_what_it_has() {
     let mut r = roster(&settings(Rule::LeastInFlight), &[1, 1], 2);
