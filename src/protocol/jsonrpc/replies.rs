@@ -18,8 +18,6 @@ pub(super) struct Replies {
     framing: Framing,
     cutter: Cutter,
     owed: Vec<Owed>,
-    /// A notification was sent, which some servers answer all the same, without an id.
-    has_notified: bool,
 }
 
 /// A request whose reply is due.
@@ -34,7 +32,7 @@ impl Replies {
     pub(super) fn new(settings: &Settings, rules: Rules) -> Self {
         let Settings { framing, max_message, .. } = *settings;
         let cutter = Cutter::new(framing, max_message, rules);
-        Self { framing, cutter, owed: Vec::new(), has_notified: false }
+        Self { framing, cutter, owed: Vec::new() }
     }
 
     fn answered(&mut self, message: Message<'_>) -> Result<Answered, &'static str> {
@@ -47,12 +45,8 @@ impl Replies {
                 (tag, json)
             }
             Message::Batch { ids, json } => (self.settle_batch(&ids)?, json),
-            Message::Unknown(json) => match &self.owed[..] {
-                // It can be about nothing else.
-                [_] if !self.has_notified => (self.owed.remove(0).tag, json),
-                _ => return Ok(Answered::Unasked(None)),
-            },
-            Message::Notification => return Ok(Answered::Unasked(None)),
+            // Nobody can tell whose it is, even with one request due: it may be the second reply to an earlier one.
+            Message::Unknown | Message::Notification => return Ok(Answered::Unasked(None)),
             Message::Call(id) => {
                 let answer = refusal::error(Version::V2, METHOD_NOT_FOUND, "Method not found", id);
                 return Ok(Answered::Unasked(Some(framed(self.framing, &answer))));
@@ -88,7 +82,6 @@ impl Upstream for Replies {
     fn encode(&mut self, request: &Request, tag: Tag, out: &mut Output) {
         let Request { bytes, oneway, charge, .. } = request;
         if *oneway {
-            self.has_notified = true;
             return put(self.framing, &[], (bytes, 0), charge, out);
         }
         if bytes.starts_with(b"[") {

@@ -25,7 +25,7 @@ pub(super) enum Message<'j> {
         json: Vec<u8>,
     },
     /// A reply to something that the server could not read the id of, or that had none.
-    Unknown(Vec<u8>),
+    Unknown,
     /// Nothing is to come back.
     Notification,
     /// A call by the server, which it calls so.
@@ -64,10 +64,7 @@ pub(super) fn read(json: &[u8], spaced: bool) -> Result<Message<'_>, &'static st
                     write(json, spaced, b"0", &mut out);
                     Message::Reply { id, json: out }
                 }
-                About::Unknown => {
-                    write(json, spaced, b"0", &mut out);
-                    Message::Unknown(out)
-                }
+                About::Unknown => Message::Unknown,
                 About::Notification => Message::Notification,
                 About::Call(id) => Message::Call(id),
             })
@@ -99,7 +96,7 @@ fn read_batch(json: &[u8], spaced: bool) -> Result<Message<'_>, &'static str> {
         (true, false) => Err("an empty batch"),
         _ => {
             out.push(b']');
-            Ok(if ids.is_empty() { Message::Unknown(out) } else { Message::Batch { ids, json: out } })
+            Ok(if ids.is_empty() { Message::Unknown } else { Message::Batch { ids, json: out } })
         }
     }
 }
