@@ -222,6 +222,7 @@ fn counted_as(refusal: &Refusal) -> (Outcome, Option<Reason>) {
         Refusal::Down(_) => (Outcome::Refused, Some(Reason::Down)),
         Refusal::Malformed => (Outcome::Refused, Some(Reason::Malformed)),
         Refusal::Draining => (Outcome::Refused, Some(Reason::Draining)),
+        Refusal::DedicatedFull => (Outcome::Refused, Some(Reason::DedicatedFull)),
     }
 }
 

@@ -164,6 +164,9 @@ impl Out<'_, '_> {
         self.counters("upstream_messages", "Messages of servers of their own accord", "action", |e| {
             &e.unasked
         })?;
+        self.counters("dedicated", "Clients given a connection of their own, by reason", "reason", |e| {
+            &e.handed_over
+        })?;
         self.counters("resolves", "Look-ups of names, by result", "result", |e| &e.resolves)?;
         self.counters("upstream_closed", "Upstream connections closed, by reason", "reason", |e| &e.closed)?;
         self.counter(

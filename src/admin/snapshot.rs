@@ -61,13 +61,21 @@ pub struct Connections {
     pub busy: usize,
     /// Open, and closing as soon as nothing is in flight.
     pub retiring: usize,
+    /// Of one client alone, connecting ones included.
+    pub dedicated: usize,
 }
 
 impl Connections {
     /// Every state with its count.
-    pub(super) fn by_state(self) -> [(&'static str, usize); 4] {
-        let Self { connecting, idle, busy, retiring } = self;
-        [("connecting", connecting), ("idle", idle), ("busy", busy), ("retiring", retiring)]
+    pub(super) fn by_state(self) -> [(&'static str, usize); 5] {
+        let Self { connecting, idle, busy, retiring, dedicated } = self;
+        [
+            ("connecting", connecting),
+            ("idle", idle),
+            ("busy", busy),
+            ("retiring", retiring),
+            ("dedicated", dedicated),
+        ]
     }
 }
 

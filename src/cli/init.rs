@@ -72,7 +72,7 @@ error = "ERR {reason}\n"          # what a client is told when there is no reply
 const JSONRPC: &str = r#"
 [upstreams.example.protocol.jsonrpc]
 # framing = "line"                # or "content-length": with headers, as the Language Server Protocol has them
-# server_messages = "drop"        # what a server sends of its own accord: requests are answered with -32601
+# server_messages = "drop"        # what a server sends of its own accord; "pass": to its client, one a connection
 # max_message = "16MiB""#;
 
 const THRIFT: &str = r#"

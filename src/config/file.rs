@@ -178,6 +178,8 @@ tables! {
         max_lifetime: Text<Duration>,
         /// Requests after which a connection retires; default 0 = no limit.
         max_requests: Count,
+        /// Connections that one client has for itself; default 0 = half of `max_connections`.
+        max_dedicated: Count,
         /// Larger messages travel in parts where the protocol can; default `"64KiB"`.
         max_buffered: Text<Size>,
         /// Of a client's replies on shared connections; default `"1MiB"`.

@@ -88,6 +88,7 @@ pub(super) fn upstream(
             mode: pool.mode,
             min_connections: pool.min_connections,
             max_connections: pool.max_connections,
+            max_dedicated: pool.max_dedicated,
             max_connecting: pool.max_connecting,
             max_in_flight: pool.max_in_flight,
             max_waiting: pool.max_waiting,
@@ -245,6 +246,7 @@ struct Pool {
     idle_timeout: Duration,
     max_lifetime: Duration,
     max_requests: u64,
+    max_dedicated: usize,
     max_buffered: usize,
     max_reply_buffered: usize,
 }
@@ -264,6 +266,7 @@ fn pool(report: &mut Report<'_>, at: &[&str], it: &file::Pool, protocol: &dyn Pr
     let max_connecting = report.count(at, "max_connecting", it.max_connecting, 4, 1..=MAX_CONNECTING);
     let max_per_client = report.count(at, "max_per_client", it.max_per_client, 32, 1..=MAX_IN_FLIGHT);
     let max_requests = report.count(at, "max_requests", it.max_requests, 0, 0..=MAX_REQUESTS);
+    let max_dedicated = max_dedicated(report, at, it.max_dedicated, max_connections);
     let mut size = |key, written, default, range| {
         usize::try_from(report.size(at, key, written, default, range)).unwrap_or(usize::MAX)
     };
@@ -281,10 +284,21 @@ fn pool(report: &mut Report<'_>, at: &[&str], it: &file::Pool, protocol: &dyn Pr
         idle_timeout: report.time(at, "idle_timeout", it.idle_timeout, seconds(30)),
         max_lifetime: report.time(at, "max_lifetime", it.max_lifetime, seconds(30 * 60)),
         max_requests: max_requests as u64,
+        max_dedicated,
         // A head is more than what is read without asking for memory.
         max_buffered: max_buffered.max(CHUNK + 1),
         max_reply_buffered,
     }
+}
+
+/// Connections of clients' own: half of all where it is not said, and at least one.
+fn max_dedicated(report: &mut Report<'_>, at: &[&str], it: Option<Count>, max_connections: usize) -> usize {
+    let max_dedicated = report.count(at, "max_dedicated", it, 0, 0..=MAX_CONNECTIONS);
+    if max_dedicated > max_connections && max_connections > 0 && max_dedicated <= MAX_CONNECTIONS {
+        let message = format!("`max_dedicated` is more than `max_connections`, which is {max_connections}");
+        report.wrong(at, "max_dedicated", message, "lower it, or raise `max_connections`".to_owned());
+    }
+    if max_dedicated == 0 { (max_connections / 2).max(1) } else { max_dedicated }
 }
 
 fn mode(report: &mut Report<'_>, at: &[&str], it: Option<Text<Mode>>, protocol: &dyn Protocol) -> Mode {

@@ -9,7 +9,7 @@ use super::file::{Access, Balance, Health, Pool, Preamble, Retry, Sockets, Table
 pub(super) const HELP: char = '\n';
 
 /// What later versions know: keys, tables, protocols, presets.
-const LATER: &[&str] = &["max_dedicated", "tls", "netrpc", "http", "grpc", "resp"];
+const LATER: &[&str] = &["tls", "netrpc", "http", "grpc", "resp"];
 
 /// A message and what would do.
 pub(super) type Words = (String, Option<String>);

@@ -5,6 +5,7 @@
 //! out. Spawned by the pool's keeper.
 
 mod clock;
+mod dedicated;
 mod dial;
 mod fault;
 mod idle;
@@ -29,6 +30,7 @@ use crate::lifecycle::{Alarm, Watch};
 use crate::protocol::{Answered, Need, Reply, Tag, Upstream};
 use crate::queue::{Call, Seat, Verdict};
 use crate::wire::{Close, Input, Output, Purpose, Wire};
+pub use dedicated::{Dedicated, Held, Over, Patience};
 pub(crate) use dial::dial;
 pub use dial::{Connecting, Connector, DialError, Network};
 use idle::Idle;

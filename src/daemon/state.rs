@@ -112,6 +112,7 @@ fn upstream_snapshot(view: &View) -> admin::Upstream {
         all.connections.idle += figures.idle;
         all.connections.busy += figures.busy;
         all.connections.retiring += figures.retiring;
+        all.connections.dedicated += figures.dedicated;
     }
     all
 }

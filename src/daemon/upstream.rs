@@ -89,7 +89,7 @@ impl Upstream {
     pub(super) fn new(name: &str, home: Handle, process: &Process) -> Self {
         Self {
             events: Arc::new(events::Upstream::new(name)),
-            cap: Cap::new(0),
+            cap: Cap::new(0, 0),
             places: Permits::new(0),
             idle: IdleClients::within(&process.idle),
             home,
@@ -177,7 +177,7 @@ impl Upstream {
     }
 
     fn resize(&self, plan: &plan::Upstream) {
-        self.cap.resize(plan.pool.max_connections);
+        self.cap.resize(plan.pool.max_connections, plan.pool.max_dedicated);
         self.places.resize(plan.listener.max_clients);
     }
 

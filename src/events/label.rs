@@ -56,6 +56,16 @@ label! {
         TooLarge = "too_large",
         /// Shutting down.
         Draining = "draining",
+        /// It needs a connection of its own, and `max_dedicated` is reached.
+        DedicatedFull = "dedicated_full",
+    }
+}
+
+label! {
+    /// Why a client has an upstream connection of its own.
+    HandOver {
+        /// What the server sends of its own accord is for it.
+        ServerMessages = "server_messages",
     }
 }
 
@@ -98,6 +108,8 @@ label! {
         Early = "early",
         /// The server broke the protocol.
         Desync = "desync",
+        /// It had one client, which is done.
+        Client = "client",
         /// A client left in the middle of a request that was sent in parts.
         Cut = "cut",
         /// It owed a reply for too long.

@@ -18,8 +18,8 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 pub use label::{
-    ClientTimeout, CloseReason, ConnectResult, Outcome, ProbeResult, Reason, ReloadResult, ResolveResult,
-    Rung, Unasked,
+    ClientTimeout, CloseReason, ConnectResult, HandOver, Outcome, ProbeResult, Reason, ReloadResult,
+    ResolveResult, Rung, Unasked,
 };
 use limit::Limit;
 use meter::{Counter, Family, Histogram, Label};
@@ -61,6 +61,8 @@ pub struct Upstream {
     pub late_replies: Counter,
     /// Messages that servers sent of their own accord.
     pub unasked: Family<Unasked>,
+    /// Clients that were given a connection of their own.
+    pub handed_over: Family<HandOver>,
     /// Exchanges whose client left before the reply.
     pub abandoned: Counter,
     /// Client connections accepted.
@@ -108,6 +110,7 @@ struct Limits {
     accept: Limit,
     late: Limit,
     unasked: Limit,
+    handed_over: Limit,
     ejected: Limit,
     idle: Limit,
     resolve: Limit,
@@ -147,6 +150,7 @@ impl Upstream {
             desyncs: Counter::default(),
             late_replies: Counter::default(),
             unasked: Family::default(),
+            handed_over: Family::default(),
             abandoned: Counter::default(),
             clients_opened: Counter::default(),
             clients_closed: Counter::default(),
@@ -303,6 +307,15 @@ impl Upstream {
         if let Some(suppressed) = self.limit.unasked.pass() {
             let action = action.as_str();
             debug!(upstream = &*self.name, %endpoint, action, suppressed, "message of a server's own");
+        }
+    }
+
+    /// A client has a connection of its own from here on.
+    pub fn handed_over(&self, endpoint: &dyn fmt::Display, reason: HandOver) {
+        self.handed_over.of(reason).add_one();
+        if let Some(suppressed) = self.limit.handed_over.pass() {
+            let reason = reason.as_str();
+            info!(upstream = &*self.name, %endpoint, reason, suppressed, "a client has a connection of its own");
         }
     }
 

@@ -15,6 +15,8 @@ use crate::queue::{Queue, TURN};
 #[derive(Debug)]
 pub struct Cap {
     sockets: Arc<Permits>,
+    /// Those that sessions have for themselves.
+    dedicated: Arc<Permits>,
     pools: Mutex<Pools>,
 }
 
@@ -25,18 +27,22 @@ struct Pools {
     all: Vec<Weak<Queue>>,
     /// Those that need a socket more than the others, in the order in which they get the next ones.
     claims: Vec<Weak<Queue>>,
+    /// Sessions that wait for a socket of their own. The next ones are for them: they are few.
+    sessions: usize,
     /// Until when nobody takes from a pool what it uses: since somebody claimed it last.
     turn: Option<Instant>,
 }
 
 impl Cap {
-    /// At most `sockets` at a time.
-    pub fn new(sockets: usize) -> Arc<Self> {
-        Arc::new(Self { sockets: Permits::new(sockets), pools: Mutex::default() })
+    /// At most `sockets` at a time, `dedicated` of them for one session each.
+    pub fn new(sockets: usize, dedicated: usize) -> Arc<Self> {
+        let (sockets, dedicated) = (Permits::new(sockets), Permits::new(dedicated));
+        Arc::new(Self { sockets, dedicated, pools: Mutex::default() })
     }
 
-    /// At most `sockets` at a time from now on. Those that are too many must be closed: see [`Cap::excess`].
-    pub fn resize(&self, sockets: usize) {
+    /// At most so many at a time from now on. Those that are too many must be closed: see [`Cap::excess`].
+    pub fn resize(&self, sockets: usize, dedicated: usize) {
+        self.dedicated.resize(dedicated);
         self.sockets.resize(sockets);
     }
 
@@ -54,7 +60,7 @@ impl Cap {
     /// else's turn.
     pub(super) fn try_take(&self, queue: &Arc<Queue>) -> Option<Permit> {
         let mut pools = self.pools();
-        if pools.claims.first().is_some_and(|first| !is(first, queue)) {
+        if pools.sessions > 0 || pools.claims.first().is_some_and(|first| !is(first, queue)) {
             return None;
         }
         let permit = self.sockets.try_take()?;
@@ -100,6 +106,24 @@ impl Cap {
         }
     }
 
+    /// The right to have one of the sockets for oneself. `None` if there are too many already.
+    pub(super) fn dedicate(&self) -> Option<Permit> {
+        self.dedicated.try_take()
+    }
+
+    /// A session needs a socket: the next ones are not for pools, until this is dropped.
+    pub(super) fn take_turn(self: &Arc<Self>) -> Turn {
+        self.pools().sessions += 1;
+        Turn(self.clone())
+    }
+
+    /// A session needs a socket at the cap: a pool gives up one, a `busy` one only if so.
+    pub(super) fn make_room(&self, busy: bool) {
+        let all: Vec<_> = self.pools().all.iter().filter_map(Weak::upgrade).collect();
+        let gives = |idle: bool| all.iter().any(|queue| queue.give_way(idle, 0));
+        let _ = gives(true) || (busy && gives(false));
+    }
+
     /// Completes when a socket of any pool has closed, or the cap has changed, since this was called.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.sockets.returned()
@@ -113,6 +137,24 @@ impl Cap {
             list.retain(|queue| queue.strong_count() > 0);
         }
         pools
+    }
+}
+
+/// A session waits for a socket.
+#[derive(Debug)]
+pub(super) struct Turn(Arc<Cap>);
+
+impl Turn {
+    /// The right to have one more socket. `None` at the cap.
+    pub(super) fn try_take(&self) -> Option<Permit> {
+        self.0.sockets.try_take()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.pools().sessions -= 1;
+        self.0.sockets.look_again();
     }
 }
 

@@ -6,6 +6,7 @@
 mod backoff;
 pub mod balance;
 mod cap;
+mod dedicated;
 pub mod health;
 mod keeper;
 pub mod names;
@@ -13,6 +14,7 @@ mod probe;
 mod subset;
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::connection::{self, Connector, IdleLimit};
 use crate::events;
 use crate::exchange::{self, Ticket};
 use crate::lifecycle::{Phase, Watch};
+use crate::net::Address;
 use crate::protocol::{Id, Mode, Protocol, Refusal, Request};
 use crate::queue::{self, Figures, Queue, Retry};
 use crate::wire::Budget;
@@ -46,6 +49,8 @@ pub struct Settings {
     pub min_connections: usize,
     /// Connections at a time, connecting ones included.
     pub max_connections: usize,
+    /// Connections that one session has for itself, of those.
+    pub max_dedicated: usize,
     /// Connections being opened at a time.
     pub max_connecting: usize,
     /// Requests outstanding on one connection; 1 where `mode` is exclusive.
@@ -122,6 +127,9 @@ struct Core {
     queue: Arc<Queue>,
     events: Arc<events::Upstream>,
     back: Watch,
+    means: Means,
+    /// Connections that sessions have for themselves.
+    dedicated: Arc<AtomicUsize>,
     floor: watch::Sender<bool>,
     /// What the keeper goes by.
     orders: watch::Sender<Orders>,
@@ -138,11 +146,16 @@ struct Orders {
 }
 
 /// One endpoint that there is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     /// Its place in the queue.
     place: usize,
+    address: Address,
+    /// The address, for people.
     name: Arc<str>,
+    weight: u32,
+    /// Connections to it that sessions have for themselves.
+    dedicated: Arc<AtomicUsize>,
     idle_limit: Arc<IdleLimit>,
 }
 
@@ -197,6 +210,8 @@ impl Pool {
             queue: Queue::new(settings.of_queue()),
             events,
             back,
+            means: means.clone(),
+            dedicated: Arc::default(),
             floor: watch::Sender::new(false),
             orders: watch::Sender::new(orders),
             endpoints: Mutex::default(),
@@ -305,7 +320,8 @@ impl Pool {
 
     /// Figures for metrics.
     pub fn figures(&self) -> Figures {
-        self.core.queue.figures()
+        let dedicated = self.core.dedicated.load(Ordering::Relaxed);
+        Figures { dedicated, ..self.core.queue.figures() }
     }
 
     /// Figures of each endpoint, in the order of the settings.

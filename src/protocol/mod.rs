@@ -13,6 +13,7 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::events::HandOver;
 use crate::wire::{Charge, Output, Parts};
 
 /// The default of `max_message`, in bytes.
@@ -163,6 +164,15 @@ pub enum Received {
         /// The error that goes back, if it goes back by itself.
         answer: Option<Bytes>,
     },
+    /// What the client says from here on needs a connection of its own, and there it goes as it is.
+    HandOver {
+        /// What the client calls the request that comes first, in case that it is refused.
+        id: Id,
+        /// Why.
+        reason: HandOver,
+        /// What the server must get before the rest of the input; removed from the input.
+        front: Bytes,
+    },
     /// The client says that it will send nothing more; removed from the input.
     Closing,
     /// Not a whole message yet.
@@ -309,6 +319,9 @@ pub enum Refusal {
     /// warmline is going down.
     #[error("shutting down")]
     Draining,
+    /// It needs a connection of its own, and `max_dedicated` is reached.
+    #[error("too many clients with a connection of their own")]
+    DedicatedFull,
 }
 
 impl Refusal {
@@ -325,6 +338,7 @@ impl Refusal {
             Self::TooLarge => "too_large",
             Self::Malformed => "malformed",
             Self::Draining => "draining",
+            Self::DedicatedFull => "dedicated_full",
         }
     }
 }

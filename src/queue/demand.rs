@@ -83,12 +83,15 @@ pub struct Figures {
     pub connecting: usize,
     /// Connections that take nothing new any more.
     pub retiring: usize,
+    /// Connections that one client has for itself.
+    pub dedicated: usize,
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { waiting, oldest_wait, idle, busy, connecting, retiring } = self;
-        write!(f, "{idle} idle, {busy} busy, {connecting} connecting, {retiring} retiring; ")?;
+        let Self { waiting, oldest_wait, idle, busy, connecting, retiring, dedicated } = self;
+        write!(f, "{idle} idle, {busy} busy, {connecting} connecting, {retiring} retiring, ")?;
+        write!(f, "{dedicated} dedicated; ")?;
         write!(f, "{waiting} waiting, the oldest for {oldest_wait:?}")
     }
 }

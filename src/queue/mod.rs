@@ -31,7 +31,7 @@ use endpoint::Endpoint;
 pub use endpoint::{Share, Verdict};
 use retry::Retries;
 pub use retry::Retry;
-pub use roster::Rule;
+pub use roster::{Fitness, Rule};
 use roster::{Roster, Standing};
 pub use seat::{Call, Connecting, Seat};
 use waiting::{Kind, Waiting};
@@ -327,6 +327,11 @@ impl Queue {
             }
             figures
         })
+    }
+
+    /// How fit each endpoint is to be connected to; more is better.
+    pub fn fitness(&self) -> Vec<Fitness> {
+        self.inner().roster.fitness()
     }
 
     /// Whether each endpoint was reached by the last attempt, and is not left out.

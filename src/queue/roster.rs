@@ -20,7 +20,7 @@ use super::waiting::Kind;
 use super::{Settings, Woken};
 use crate::events::CloseReason;
 use crate::exchange::Exchange;
-pub use choice::Rule;
+pub use choice::{Fitness, Rule};
 
 /// One connection's seat.
 #[derive(Debug)]

@@ -39,6 +39,8 @@ pub(super) enum End {
     Slow,
     /// The rest of its reply will not come.
     Cut,
+    /// The client goes on with a connection of its own.
+    HandOver,
 }
 
 impl Session {

@@ -6,6 +6,7 @@
 
 mod clock;
 mod end;
+mod hand_over;
 mod idle;
 mod parts;
 mod refuse;
@@ -27,6 +28,7 @@ use crate::pool::{Pool, Sender};
 use crate::protocol::{BadRequest, Downstream, Id, Need, Protocol, Received, Request};
 use crate::wire::{Budget, CHUNK, Input, Output, Purpose, Wire};
 use end::End;
+use hand_over::Handed;
 pub use idle::IdleClients;
 use idle::IdlePlace;
 use parts::{Download, Upload};
@@ -75,6 +77,8 @@ pub struct Session {
     upload: Option<Upload>,
     /// The reply being written in parts. In a box, as few clients have one.
     download: Option<Box<Download>>,
+    /// What waits for a connection of its own; nothing more is taken in.
+    handed: Option<Box<Handed>>,
     shared: Arc<Shared>,
     front: Watch,
     /// No more requests are read, and when everything is written the session ends like this.
@@ -120,6 +124,7 @@ impl Session {
             outstanding: Outstanding::new(),
             upload: None,
             download: None,
+            handed: None,
             front: shared.front.clone(),
             shared,
             ending: None,
@@ -165,8 +170,15 @@ impl Session {
     async fn serve(&mut self) -> End {
         let mut alarm = pin!(Alarm::default());
         loop {
-            if let Err(end) = self.turn() {
-                return end;
+            match self.turn() {
+                Ok(()) => {}
+                Err(End::HandOver) => {
+                    if let Err(end) = Box::pin(self.hand_over()).await {
+                        return end;
+                    }
+                    continue;
+                }
+                Err(end) => return end,
             }
             if self.gives_way() {
                 (self.decoded, self.goes_on) = (0, true);
@@ -259,6 +271,9 @@ impl Session {
 
     /// What is told to end still takes in the rest of a request that is on its way.
     fn takes_in(&self) -> bool {
+        if self.handed.is_some() {
+            return false;
+        }
         let wants_more = self.ending.is_none() || self.upload.as_ref().is_some_and(Upload::is_wanted);
         wants_more && !self.gives_way()
     }
@@ -282,6 +297,7 @@ impl Session {
                     // Its memory goes with what follows it, or with the buffer.
                     self.refuse_and_go_on(reason, &front, answer.as_deref().unwrap_or_default());
                 }
+                Ok(Received::HandOver { id, reason, front }) => self.begin_hand_over(id, reason, front),
                 Ok(Received::Closing) => {
                     self.input.take_charge();
                     self.ending = Some(End::EarlyFin);
@@ -405,6 +421,9 @@ impl Session {
     fn look_for_end(&mut self) -> Result<(), End> {
         if !self.outstanding.is_empty() || !self.output.is_empty() || self.download.is_some() {
             return Ok(());
+        }
+        if self.handed.is_some() {
+            return Err(End::HandOver);
         }
         if let Some(end) = self.ending {
             return Err(end);

@@ -54,7 +54,12 @@ impl Library {
 
     /// Its client: it makes so many connections, and waits for each answer so many seconds.
     pub(crate) fn client(&self, port: u16, connections: u32, patience: u32) -> Command {
-        let mut command = self.command("client");
+        self.client_as("client", port, connections, patience)
+    }
+
+    /// The same in another role of its script.
+    pub(crate) fn client_as(&self, role: &str, port: u16, connections: u32, patience: u32) -> Command {
+        let mut command = self.command(role);
         command.args([port.to_string(), connections.to_string(), patience.to_string()]);
         command
     }

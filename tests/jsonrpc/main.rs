@@ -91,3 +91,25 @@ fn what_a_server_says_of_its_own_accord_reaches_nobody() {
     }
     assert_eq!(daemon.metric("desync_total", &[]), 0);
 }
+
+/// Each client has a connection of its own, over which the server asks and tells it; there are so many, and they are
+/// closed with their clients.
+#[test]
+fn with_pass_a_server_reaches_its_client() {
+    let mut server = Peer::serve(&VSCODE);
+    let daemon = plan(&VSCODE, "exclusive", server.port)
+        .set("protocol.jsonrpc.server_messages", "\"pass\"")
+        .set("pool.max_connections", "9")
+        .set("pool.max_dedicated", "8")
+        .start_ready();
+    assert!(VSCODE.client_as("owner", daemon.port(), CONNECTIONS, PATIENT).status().unwrap().success());
+    let handed = daemon.metric("dedicated_total", &[("reason", "server_messages")]);
+    assert_eq!(handed, u64::from(CONNECTIONS));
+    assert!(server.accepted() > CONNECTIONS, "and one that is kept warm");
+    common::becomes("connections of clients' own", 0, || {
+        daemon.metric("upstream_connections", &[("state", "dedicated")])
+    });
+    // A client of the shared kind finds nothing amiss.
+    assert!(VSCODE.client(daemon.port(), 30, PATIENT).status().unwrap().success());
+    daemon.assert_conserved();
+}

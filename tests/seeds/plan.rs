@@ -209,6 +209,7 @@ fn pool_settings(rng: &mut Rng, mode: Mode) -> pool::Settings {
         mode,
         min_connections: rng.usize(0..=max_connections),
         max_connections,
+        max_dedicated: 1,
         max_connecting: rng.usize(1..=4),
         max_in_flight: pick(rng, &[1, 2, 3, 8, 64, 127]),
         max_waiting: pick(rng, &[1, 3, 20, 1000]),

@@ -137,7 +137,7 @@ impl World {
             Means {
                 connector: Arc::new(endpoints),
                 resolver: Arc::new(Lookup),
-                cap: Cap::new(plan.pool.max_connections),
+                cap: Cap::new(plan.pool.max_connections, plan.pool.max_dedicated),
             },
         );
         let shared = Arc::new(session::Shared {

@@ -12,7 +12,7 @@ fn snapshot(events: events::Upstream) -> Snapshot {
         events: Arc::new(events),
         waiting: 3,
         oldest_wait: Duration::from_millis(1500),
-        connections: Connections { connecting: 1, idle: 2, busy: 5, retiring: 0 },
+        connections: Connections { connecting: 1, idle: 2, busy: 5, retiring: 0, dedicated: 3 },
         endpoints: vec![
             Endpoint {
                 address: "10.0.0.1:90".into(),

@@ -129,6 +129,9 @@ impl Cutter {
                 Received::Head { .. } | Received::Part { .. } => unreachable!("{WHOLE}"),
                 Received::Control(_) => bare("heartbeat"),
                 Received::Refused { .. } => bare("invalid"),
+                Received::HandOver { id, .. } => {
+                    Decoded::Message { id: shown(&*self.protocol, id), method: None, kind: "dedicated" }
+                }
                 Received::Closing => bare("closing"),
                 Received::More(need) => Decoded::More(need),
             }),

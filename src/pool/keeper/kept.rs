@@ -4,6 +4,7 @@
 //! one only when nothing speaks to it any more.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use super::Keeper;
 use crate::connection::IdleLimit;
@@ -25,6 +26,8 @@ pub(super) struct Kept {
     pub(super) name: Arc<str>,
     pub(super) backoff: Backoff,
     pub(super) idle_limit: Arc<IdleLimit>,
+    /// Connections to it that sessions have for themselves.
+    dedicated: Arc<AtomicUsize>,
     /// It is connected to because a probe was due.
     pub(super) probing: bool,
     /// It could not be connected to for a probe, because the pool is at its cap.
@@ -48,6 +51,7 @@ impl Kept {
             endpoint,
             backoff: Backoff::default(),
             idle_limit: Arc::default(),
+            dedicated: Arc::default(),
             probing: false,
             without_room: false,
             paused: false,
@@ -130,7 +134,10 @@ impl Keeper {
         let there = self.kept.iter().enumerate().filter(|(_, kept)| !kept.removed);
         let known = |(place, kept): (usize, &Kept)| Known {
             place,
+            address: kept.endpoint.address.clone(),
             name: kept.name.clone(),
+            weight: kept.endpoint.share().weight,
+            dedicated: kept.dedicated.clone(),
             idle_limit: kept.idle_limit.clone(),
         };
         *self.core.endpoints() = there.map(known).collect();

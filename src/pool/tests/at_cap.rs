@@ -119,7 +119,7 @@ async fn hash_looks_again_after_a_pause_with_a_floor_elsewhere() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lower_cap_holds_for_sockets_that_were_being_opened() {
-    let cap = Cap::new(4);
+    let cap = Cap::new(4, 1);
     let mut limits = settings(Mode::Exclusive, 0, 4);
     limits.connection.preamble =
         Some(Preamble { expect: b"hi".as_slice().into(), send: bytes::Bytes::new() });
@@ -129,7 +129,7 @@ async fn a_lower_cap_holds_for_sockets_that_were_being_opened() {
     for _ in 0..4 {
         servers.push(world.accept().await);
     }
-    cap.resize(1);
+    cap.resize(1, 1);
     retune(&mut world, |settings| settings.max_connections = 1);
     settle().await;
     for server in &mut servers {
@@ -256,7 +256,7 @@ async fn a_slow_leaver_does_not_keep_idle_ones_from_making_room() {
 /// The same among generations: the oldest has one that is on its way out, and the second one idle ones.
 #[tokio::test(start_paused = true)]
 async fn every_generation_gives_way_not_only_the_oldest() {
-    let cap = Cap::new(2);
+    let cap = Cap::new(2, 1);
     let under = |min| World::under(&cap, settings(Mode::Exclusive, min, 2), protocol(), Budget::new(1 << 20));
     let mut first = under(0);
     let _long = first.call(b"long");
@@ -363,7 +363,7 @@ async fn one_name_without_an_answer_is_no_reason_to_refuse_while_another_is_look
     let means = crate::pool::Means {
         connector: Arc::new(Everywhere::default()),
         resolver: Arc::new(Names),
-        cap: Cap::new(2),
+        cap: Cap::new(2, 1),
     };
     let (pool, keeper) =
         crate::pool::Pool::new(limits, protocol(), events, Budget::new(1 << 20), back.watch(), means);
@@ -377,7 +377,7 @@ async fn one_name_without_an_answer_is_no_reason_to_refuse_while_another_is_look
 /// What a superseded pool has and nobody uses, while the current one has one connection and much to do.
 #[tokio::test(start_paused = true)]
 async fn what_a_superseded_pool_does_not_use_is_for_the_current_one() {
-    let cap = Cap::new(2);
+    let cap = Cap::new(2, 1);
     let under = |min| World::under(&cap, settings(Mode::Exclusive, min, 2), protocol(), Budget::new(1 << 20));
     let mut old = under(0);
     old.pool.supersede();
@@ -414,7 +414,7 @@ async fn a_pool_at_its_cap_that_nobody_asks_rests() {
 /// hash within the limits of the configuration, but an old generation has one long request.
 #[tokio::test(start_paused = true)]
 async fn with_hash_an_old_long_request_starves_no_endpoint() {
-    let cap = Cap::new(3);
+    let cap = Cap::new(3, 1);
     let mut limits = settings(Mode::Exclusive, 0, 3);
     limits.endpoints = endpoints(1..=3);
     limits.balance.policy = KEY;

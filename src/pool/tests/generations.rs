@@ -17,7 +17,7 @@ fn under(cap: &Arc<Cap>, settings: Settings) -> World {
 
 /// Two pools with a floor of one and room for one socket, which the first one has.
 async fn pair() -> (World, Server, World) {
-    let cap = Cap::new(1);
+    let cap = Cap::new(1, 1);
     let mut first = under(&cap, settings(Mode::Exclusive, 1, 1));
     let server = first.accept().await;
     settle().await;
@@ -118,7 +118,7 @@ async fn a_turn_is_for_many_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn who_has_fewer_gets_one_although_all_are_busy() {
-    let cap = Cap::new(4);
+    let cap = Cap::new(4, 1);
     let mut first = under(&cap, settings(Mode::Exclusive, 3, 4));
     let mut servers = Vec::new();
     for _ in 0..3 {
@@ -144,7 +144,7 @@ async fn who_has_fewer_gets_one_although_all_are_busy() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_long_in_going_holds_up_nobody() {
-    let cap = Cap::new(2);
+    let cap = Cap::new(2, 1);
     let mut first = under(&cap, settings(Mode::Exclusive, 2, 2));
     let mut servers = [first.accept().await, first.accept().await];
     let mut second = under(&cap, settings(Mode::Exclusive, 1, 2));
@@ -167,7 +167,7 @@ async fn who_is_long_in_going_holds_up_nobody() {
 /// What has a long request is of no use to those who wait: the pool is as one that has nothing.
 #[tokio::test(start_paused = true)]
 async fn who_stands_still_has_a_turn_like_who_has_none() {
-    let cap = Cap::new(3);
+    let cap = Cap::new(3, 1);
     let mut first = under(&cap, settings(Mode::Exclusive, 2, 3));
     let mut servers = [first.accept().await, first.accept().await];
     let mut second = under(&cap, settings(Mode::Exclusive, 1, 3));
@@ -191,7 +191,7 @@ async fn who_stands_still_has_a_turn_like_who_has_none() {
 /// Nothing else may ever wake the keeper of a pool whose clients all wait.
 #[tokio::test(start_paused = true)]
 async fn who_gets_nothing_now_asks_again() {
-    let cap = Cap::new(2);
+    let cap = Cap::new(2, 1);
     let [one, other] = [(); 2].map(|()| Queue::new(settings(Mode::Exclusive, 1, 2).of_queue()));
     cap.enter(&one);
     assert_eq!(cap.claim(&one, 1), (false, None), "there is nobody else");
@@ -234,7 +234,7 @@ async fn who_has_stopped_waiting_is_in_nobodys_way() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lower_cap_holds_as_soon_as_nobody_is_cut_by_it() {
-    let cap = Cap::new(3);
+    let cap = Cap::new(3, 1);
     let mut world = under(&cap, settings(Mode::Exclusive, 1, 3));
     let mut calls: Vec<_> = (0..3).map(|n| world.call(&[n])).collect();
     let mut servers = Vec::new();
@@ -242,7 +242,7 @@ async fn a_lower_cap_holds_as_soon_as_nobody_is_cut_by_it() {
         servers.push(world.accept().await);
     }
     settle().await;
-    cap.resize(1);
+    cap.resize(1, 1);
     let pool = world.pool.retune(settings(Mode::Exclusive, 1, 1));
     settle().await;
     assert_eq!((cap.excess(), pool.figures().busy + pool.figures().retiring), (2, 3));
@@ -257,7 +257,7 @@ async fn a_lower_cap_holds_as_soon_as_nobody_is_cut_by_it() {
 
 #[tokio::test(start_paused = true)]
 async fn below_a_lower_cap_the_connections_of_a_superseded_pool_go_first() {
-    let cap = Cap::new(2);
+    let cap = Cap::new(2, 1);
     let mut first = under(&cap, settings(Mode::Exclusive, 0, 2));
     let mut second = under(&cap, settings(Mode::Exclusive, 1, 2));
     let mut kept = second.accept().await;
@@ -267,7 +267,7 @@ async fn below_a_lower_cap_the_connections_of_a_superseded_pool_go_first() {
     server.echo().await;
     assert_eq!(call.reply().await, b"x");
     settle().await;
-    cap.resize(1);
+    cap.resize(1, 1);
     let _second = second.pool.retune(settings(Mode::Exclusive, 1, 1));
     server.end().await.unwrap();
     assert_eq!(cap.excess(), 0);

@@ -81,7 +81,7 @@ impl Connector for Script {
 
 /// Connections from `connector`, and names that nobody knows.
 pub(crate) fn means(connector: Arc<dyn Connector>, cap: usize) -> Means {
-    Means { connector, resolver: Arc::new(Lookup), cap: Cap::new(cap) }
+    Means { connector, resolver: Arc::new(Lookup), cap: Cap::new(cap, cap) }
 }
 
 /// A pool and its surroundings.
@@ -101,6 +101,7 @@ pub(crate) fn settings(mode: Mode, min: usize, max: usize) -> Settings {
         mode,
         min_connections: min,
         max_connections: max,
+        max_dedicated: max,
         max_connecting: 4,
         max_in_flight: 128,
         max_waiting: 1024,
@@ -141,7 +142,7 @@ impl World {
     }
 
     pub(crate) fn within(settings: Settings, protocol: Arc<dyn Protocol>, budget: Budget) -> Self {
-        let cap = Cap::new(settings.max_connections);
+        let cap = Cap::new(settings.max_connections, settings.max_dedicated);
         Self::under(&cap, settings, protocol, budget)
     }
 

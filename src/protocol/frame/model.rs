@@ -216,6 +216,7 @@ fn step(frame: &Frame, client: bool) -> impl FnMut(&mut BytesMut) -> Event {
                 Ok(Received::Head { .. } | Received::Part { .. }) => {
                     unreachable!("nothing is over the bound")
                 }
+                Ok(Received::HandOver { .. }) => unreachable!("any connection will do"),
                 Ok(Received::Refused { .. }) => unreachable!("what is no frame has no end"),
                 Ok(Received::Closing) => Event::Closing,
                 Ok(Received::More(need)) => Event::More(need),

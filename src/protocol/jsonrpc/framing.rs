@@ -74,10 +74,13 @@ impl Cutter {
 
     /// Takes the message that was at the front off `input`, and the white space that ends it.
     pub(super) fn drop_front(&mut self, input: &mut BytesMut, end: usize) {
-        input.advance(end.min(input.len()));
-        if self.framing == Framing::Line {
-            drop_space(input);
-        }
+        input.advance(self.whole(input, end));
+    }
+
+    /// The length of the message at the front of `input`, which ends there or with the white space behind.
+    pub(super) fn whole(&self, input: &[u8], end: usize) -> usize {
+        let end = end.min(input.len());
+        if self.framing == Framing::Line { end + spaces(&input[end..]) } else { end }
     }
 
     fn next_value(&mut self, input: &mut BytesMut) -> Result<Cut, Malformed> {

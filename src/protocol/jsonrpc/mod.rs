@@ -52,7 +52,10 @@ impl Protocol for JsonRpc {
     }
 
     fn modes(&self) -> &'static [Mode] {
-        &[Mode::Multiplex, Mode::Exclusive, Mode::Pipeline]
+        match self.0.server_messages {
+            ServerMessages::Drop => &[Mode::Multiplex, Mode::Exclusive, Mode::Pipeline],
+            ServerMessages::Pass => &[Mode::Exclusive],
+        }
     }
 
     /// Below 2^40, so that with the index of a call in its batch they stay below 2^53: readers may take them for

@@ -48,6 +48,7 @@ pub(super) fn code(refusal: &Refusal) -> i32 {
         Refusal::Desync => -32056,
         Refusal::TooLarge => -32057,
         Refusal::Draining => -32058,
+        Refusal::DedicatedFull => -32060,
         Refusal::Malformed => PARSE_ERROR,
     }
 }

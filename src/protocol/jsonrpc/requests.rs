@@ -7,7 +7,8 @@ use super::envelope::{CALL, Envelope, Version};
 use super::framing::{Cut, Cutter, framed, put};
 use super::refusal::{self, PARSE_ERROR};
 use super::scan::Rules;
-use super::settings::{Framing, Settings};
+use super::settings::{Framing, ServerMessages, Settings};
+use crate::events::HandOver;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Received, Refusal, Reply, Request};
 use crate::wire::Output;
 
@@ -23,13 +24,16 @@ pub(super) struct Requests {
     version: Version,
     /// The rest of a batch whose faults were told first. The last byte of it is still in the input.
     waiting: Option<(Id, Request)>,
+    /// The client is to have a connection of its own.
+    passes: bool,
 }
 
 impl Requests {
     pub(super) fn new(settings: &Settings, rules: Rules) -> Self {
-        let Settings { framing, max_message, .. } = *settings;
+        let Settings { framing, max_message, server_messages } = *settings;
         let cutter = Cutter::new(framing, max_message, rules);
-        Self { framing, cutter, version: Version::V2, waiting: None }
+        let passes = server_messages == ServerMessages::Pass;
+        Self { framing, cutter, version: Version::V2, waiting: None, passes }
     }
 
     fn object(&mut self, object: &[u8], spaced: bool) -> Received {
@@ -47,6 +51,18 @@ impl Requests {
                 let answer = refusal::invalid(invalid.version, invalid.reason, invalid.id);
                 self.refused(invalid.reason, object, Some(answer))
             }
+        }
+    }
+
+    /// The server judges for itself what the client says, in `message` as it came.
+    fn hand_over(&mut self, json: &[u8], message: &[u8]) -> Received {
+        let envelope = json.starts_with(b"{").then(|| Envelope::read(json).ok()).flatten();
+        self.version = envelope.as_ref().map_or(Version::V2, |envelope| envelope.version);
+        let id = envelope.and_then(|envelope| envelope.id);
+        Received::HandOver {
+            id: id.map_or(Id::None, |id| Id::Bytes(Bytes::copy_from_slice(id))),
+            reason: HandOver::ServerMessages,
+            front: Bytes::copy_from_slice(message),
         }
     }
 
@@ -102,6 +118,7 @@ impl Downstream for Requests {
             Cut::Value { json, spaced, end } => {
                 let json = &input[json];
                 let received = match json.first() {
+                    _ if self.passes => self.hand_over(json, &input[..self.cutter.whole(input, end)]),
                     Some(b'{') => self.object(json, spaced),
                     Some(b'[') => self.list(json, spaced),
                     _ => self.invalid("a request is an object", json),

@@ -25,10 +25,6 @@ impl Settings {
         let wrong = |key: &str, reason: &str, remedy: &str| {
             Err(SettingsError { key: key.into(), reason: reason.into(), remedy: remedy.into() })
         };
-        if self.server_messages == ServerMessages::Pass {
-            let reason = "passing on what a server sends of its own accord is not available in this version";
-            return wrong("server_messages", reason, "write \"drop\", or leave it out");
-        }
         if self.max_message < LEAST {
             return wrong("max_message", "no request is that short", "raise it");
         }
@@ -53,6 +49,6 @@ pub enum Framing {
 pub enum ServerMessages {
     /// Notifications are dropped, requests are answered with the error -32601.
     Drop,
-    /// They go to the client that owns the connection.
+    /// Each client has a connection of its own, and they go to it.
     Pass,
 }

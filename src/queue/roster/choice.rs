@@ -25,6 +25,17 @@ pub enum Rule {
     Hash,
 }
 
+/// What is thought of connecting to an endpoint; more is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fitness {
+    /// Others are better.
+    LeftOut,
+    /// The last attempt failed.
+    Unreachable,
+    /// Nothing speaks against it.
+    Fit,
+}
+
 /// A weight of 1, in the parts that it is counted in.
 const WHOLE: u64 = 1024;
 /// What an endpoint that comes back has at least of each `WHOLE`.
@@ -109,6 +120,17 @@ impl Roster {
     pub(in crate::queue) fn can_wait_for(&self) -> impl Fn(usize) -> bool {
         let standards = self.standards();
         move |endpoint| can_wait(standards, &self.endpoints[endpoint])
+    }
+
+    /// How fit each endpoint is to be connected to.
+    pub(in crate::queue) fn fitness(&self) -> Vec<Fitness> {
+        let standards = self.standards();
+        let fitness = |it: &Endpoint| match (standards.leave_out(it), it.unreachable) {
+            (false, false) => Fitness::Fit,
+            (false, true) => Fitness::Unreachable,
+            (true, _) => Fitness::LeftOut,
+        };
+        self.endpoints.iter().map(fitness).collect()
     }
 
     /// Whether a connection may have room for what waits for `only` one endpoint.

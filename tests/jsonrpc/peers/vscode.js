@@ -1,4 +1,5 @@
-// A server and a client of vscode-jsonrpc over TCP, with headers. Arguments: as peer.js has them.
+// A server and a client of vscode-jsonrpc over TCP, with headers. Arguments: as peer.js has them; the client `owner`
+// answers what the server asks, and hears what it tells.
 'use strict';
 const net = require('net');
 const rpc = require('vscode-jsonrpc/node');
@@ -17,7 +18,7 @@ function serve(socket) {
   talk.onRequest('multiply', (a, b, text) => {
     // Nobody asked for these.
     talk.sendNotification('progress', 1);
-    talk.sendRequest('configuration').catch(() => {});
+    talk.sendRequest('configuration').then((it) => talk.sendNotification('configured', it)).catch(() => {});
     return peer.multiply(a, b, text);
   });
   talk.onRequest('fail', (a, b, text) => new rpc.ResponseError(-1, `no ${text}`));
@@ -45,8 +46,25 @@ async function ask() {
   socket.destroy();
 }
 
+// One connection that the server asks and tells, too.
+async function own() {
+  const socket = net.connect(Number(port), '127.0.0.1');
+  const talk = connection(socket);
+  const { asked, right } = peer.question();
+  const told = new Promise((done) => talk.onNotification('progress', done));
+  const configured = new Promise((done) => talk.onNotification('configured', done));
+  const closed = new Promise((_, fail) => talk.onClose(() => fail(new Error('closed'))));
+  closed.catch(() => {});
+  talk.onRequest('configuration', () => right);
+  talk.listen();
+  const all = Promise.all([talk.sendRequest('multiply', ...asked), told, configured]);
+  peer.check(await Promise.race([all, closed]), [right, 1, right]);
+  talk.dispose();
+  socket.destroy();
+}
+
 if (role === 'server') {
   peer.serve(net.createServer(serve));
 } else {
-  peer.run(ask);
+  peer.run(role === 'owner' ? own : ask);
 }
