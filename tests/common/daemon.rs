@@ -1,4 +1,5 @@
-//! The real binary, started from a configuration and observed from outside.
+//! The real binary, started from a configuration and observed from outside. Long because it is a list: what a test may set,
+//! and what it may look at.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
