@@ -134,7 +134,7 @@ fn a_one_shot_client_reads_to_a_clean_end() {
             let asked = client.ask(verb);
             let (bytes, end) = client.read_to_end();
             assert!(end.is_ok(), "{verb}: {end:?} after {} bytes", bytes.len());
-            assert!(bytes == WIRE.encode(&asked.reply), "{verb}: {} bytes came", bytes.len());
+            assert!(bytes == WIRE.reply(&asked.reply), "{verb}: {} bytes came", bytes.len());
         }
     }
 }

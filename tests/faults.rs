@@ -51,7 +51,7 @@ fn item_01_cancel_at_every_byte(p: &Protocol) {
         victim.send(&asked.bytes[..sent]);
         let mut neighbour = p.client(&daemon.address);
         let wanted = neighbour.ask("echo");
-        assert_eq!(victim.read_exact(read), p.wire.encode(&asked.reply)[..read]);
+        assert_eq!(victim.read_exact(read), p.wire.reply(&asked.reply)[..read]);
         leave(victim, with_reset);
         neighbour.expect(&wanted);
     };
@@ -137,7 +137,7 @@ fn bounded(p: &Protocol, server: &Server) -> Daemon {
 fn item_05_longest_messages(p: &Protocol) {
     let mut server = p.server();
     let daemon = bounded(p, &server);
-    let around = p.wire.encode(&Message::default()).len();
+    let around = p.wire.reply(&Message::default()).len();
     for size in [MAX - 1, MAX] {
         let mut client = p.client(&daemon.address);
         let asked = Asked::new(p.wire, "echo", size - around);
@@ -150,7 +150,7 @@ fn item_05_longest_messages(p: &Protocol) {
     client.send(&too_large.bytes);
     p.expect_refusal(&mut client);
     assert_eq!((daemon.outcome("too_large"), server.count("requests")), (1, 2));
-    let shortest = p.wire.encode(&Asked::new(p.wire, "big:00000", 0).reply).len();
+    let shortest = p.wire.reply(&Asked::new(p.wire, "big:00000", 0).reply).len();
     for (desyncs, size) in [(0, MAX - 1), (0, MAX), (1, MAX + 1), (2, 2 * MAX)] {
         let mut client = p.client(&daemon.address);
         let asked = client.ask(&format!("big:{:05}", size - shortest));

@@ -42,7 +42,7 @@ fn plan(p: &Protocol, endpoints: &[&Endpoint], interval: &str) -> Plan {
 /// With a request of the protocol as the probe.
 fn asking(plan: Plan, p: &Protocol, expect: impl FnOnce(&[u8]) -> Vec<u8>) -> Plan {
     let asked = Asked::new(p.wire, "probe", 0);
-    let reply = p.wire.encode(&asked.reply);
+    let reply = p.wire.reply(&asked.reply);
     let bytes = |bytes: &[u8]| {
         let digits = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
         format!("\"hex:{}\"", digits.concat())

@@ -40,10 +40,10 @@ impl Asked {
 
     pub(crate) fn with_id(wire: Wire, verb: &str, size: usize, id: u64) -> Self {
         let mut request = Request::new(verb, 0, 0);
-        let payload = request.payload(size, wire != Wire::Line);
+        let payload = request.payload(size, wire.is_binary());
         let id = if wire.has_id() { id } else { 0 };
         let reply = Message { flags: 0, id, payload: request.reply(&payload) };
-        let bytes = wire.encode(&Message { flags: 0, id, payload });
+        let bytes = wire.request(&Message { flags: 0, id, payload });
         Self { request, bytes, reply }
     }
 
@@ -52,7 +52,7 @@ impl Asked {
         let mut request = Request::new("echo", 0, 0);
         let payload = request.payload(100, true);
         let message = Message { flags: flags::ONEWAY, id: 1, payload };
-        Self { request, bytes: wire.encode(&message), reply: message }
+        Self { request, bytes: wire.request(&message), reply: message }
     }
 }
 

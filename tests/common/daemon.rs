@@ -1,4 +1,5 @@
-//! The real binary, started from a configuration and observed from outside.
+//! The real binary, started from a configuration and observed from outside. Long because it is a list: what a test may set,
+//! and what it may look at.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -45,7 +46,18 @@ impl Plan {
     /// Carries `wire` in `mode` to `endpoint`.
     pub(crate) fn new(wire: Wire, mode: &str, endpoint: &str) -> Self {
         let plan = Self::without_protocol(mode, endpoint);
+        let thrift = |transport: &str, encoding: &str| {
+            let plan = plan.clone().set("protocol.thrift.transport", &format!("{transport:?}"));
+            plan.set("protocol.thrift.encoding", &format!("{encoding:?}"))
+        };
         let (flags_at, id_at) = match wire {
+            Wire::Dubbo => return plan.set("protocol.frame.preset", "\"dubbo\""),
+            Wire::Bolt => return plan.set("protocol.frame.preset", "\"bolt\""),
+            Wire::ThriftBinary => return thrift("framed", "binary"),
+            Wire::ThriftCompact => return thrift("framed", "compact"),
+            Wire::ThriftBuffered => return thrift("buffered", "binary"),
+            Wire::JsonLine => return plan.set("protocol.jsonrpc.framing", "\"line\""),
+            Wire::JsonHeader => return plan.set("protocol.jsonrpc.framing", "\"content-length\""),
             Wire::Line => return plan.set("protocol.line.error", "\"ERR {reason}\\n\""),
             Wire::Tagged => (4, Some(8)),
             Wire::Plain => (4, None),

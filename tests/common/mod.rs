@@ -21,6 +21,8 @@ pub(crate) mod stream;
 pub(crate) mod message;
 #[path = "../rig/socket.rs"]
 pub(crate) mod socket;
+#[path = "../rig/wire/mod.rs"]
+pub(crate) mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
@@ -30,9 +32,10 @@ pub(crate) use client::{Answer, Asked, Client, call, call_until_served, is_refus
 pub(crate) use crowd::{Call, Crowd, End};
 pub(crate) use daemon::{Daemon, Plan, UPSTREAM};
 pub(crate) use endpoint::Endpoint;
-pub(crate) use message::{Message, Request, Wire, flags};
+pub(crate) use message::{Message, Request, flags};
 pub(crate) use peers::{Load, Server, Totals};
 pub(crate) use protocols::{PROTOCOLS, Protocol, in_each_protocol, in_protocol};
+pub(crate) use wire::Wire;
 
 /// When waiting is given up: a bound for broken code, far above what working code takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

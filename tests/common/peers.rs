@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
+use clap::ValueEnum as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -58,13 +59,8 @@ fn binary() -> PathBuf {
     test.parent().unwrap().parent().unwrap().join("examples").join("rig")
 }
 
-fn word(wire: Wire) -> &'static str {
-    match wire {
-        Wire::Tagged => "tagged",
-        Wire::Plain => "plain",
-        Wire::Wide => "wide",
-        Wire::Line => "line",
-    }
+fn word(wire: Wire) -> String {
+    wire.to_possible_value().unwrap().get_name().to_owned()
 }
 
 /// The rig's echo server.
@@ -98,7 +94,7 @@ impl Server {
     }
 
     pub(crate) fn start_at(address: &str, wire: Wire, args: &[&str]) -> Self {
-        let mut rig = Rig::start(&[&["server", "--wire", word(wire), "--listen", address], args].concat());
+        let mut rig = Rig::start(&[&["server", "--wire", &word(wire), "--listen", address], args].concat());
         let address = rig.hear(1)["address"].as_str().unwrap().to_owned();
         Self { rig, address }
     }
@@ -154,7 +150,7 @@ pub(crate) struct Load(Rig);
 impl Load {
     pub(crate) fn start(target: &str, wire: Wire, args: &str) -> Self {
         let args = args.split_whitespace().collect::<Vec<_>>();
-        Self(Rig::start(&[&["load", "--target", target, "--wire", word(wire)], &args[..]].concat()))
+        Self(Rig::start(&[&["load", "--target", target, "--wire", &word(wire)], &args[..]].concat()))
     }
 
     /// Waits until all connections of a `--hold` load are open.

@@ -1,7 +1,7 @@
 //! The protocols under test, one line each. What a test does for one of them it does for all: a protocol
-//! joins the fault matrix and the named failures by its line here and its wire in the rig.
+//! joins the fault matrix by its line here and its wire in the rig.
 
-use super::{Answer, Asked, Client, Message, Plan, Server, Wire, flags};
+use super::{Answer, Asked, Client, Message, Plan, Server, Wire};
 
 /// A protocol in a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,17 @@ pub(crate) const PROTOCOLS: &[Protocol] = &[
     protocol("frame multiplex", Wire::Tagged, "multiplex", true),
     protocol("frame without ids or words", Wire::Plain, "exclusive", false),
     protocol("line", Wire::Line, "exclusive", true),
+    protocol("dubbo", Wire::Dubbo, "multiplex", true),
+    protocol("bolt", Wire::Bolt, "multiplex", true),
+    protocol("thrift exclusive", Wire::ThriftBinary, "exclusive", true),
+    protocol("thrift pipeline", Wire::ThriftBinary, "pipeline", true),
+    protocol("thrift multiplex", Wire::ThriftBinary, "multiplex", true),
+    protocol("thrift compact", Wire::ThriftCompact, "multiplex", true),
+    protocol("thrift buffered", Wire::ThriftBuffered, "exclusive", true),
+    protocol("jsonrpc exclusive", Wire::JsonLine, "exclusive", true),
+    protocol("jsonrpc pipeline", Wire::JsonLine, "pipeline", true),
+    protocol("jsonrpc multiplex", Wire::JsonLine, "multiplex", true),
+    protocol("jsonrpc content-length", Wire::JsonHeader, "multiplex", true),
 ];
 
 impl Protocol {
@@ -38,7 +49,14 @@ impl Protocol {
 
     /// The key that bounds its messages.
     pub(crate) fn max_message(&self) -> &'static str {
-        if self.is_framed() { "protocol.frame.max_message" } else { "protocol.line.max_message" }
+        match self.wire {
+            Wire::Line => "protocol.line.max_message",
+            Wire::ThriftBinary | Wire::ThriftCompact | Wire::ThriftBuffered => "protocol.thrift.max_message",
+            Wire::JsonLine | Wire::JsonHeader => "protocol.jsonrpc.max_message",
+            Wire::Tagged | Wire::Plain | Wire::Wide | Wire::Dubbo | Wire::Bolt => {
+                "protocol.frame.max_message"
+            }
+        }
     }
 
     /// A pool of exactly so many connections.
@@ -73,22 +91,12 @@ impl Protocol {
 
     /// Whether `message` is what a client with this id is told when there is no reply.
     pub(crate) fn is_refusal(&self, message: &Message, id: u64) -> bool {
-        let said = match self.wire {
-            Wire::Line => message.payload.starts_with(b"ERR "),
-            _ => message.flags == flags::ERROR && message.id == id && message.payload.is_empty(),
-        };
-        self.has_words && said
+        self.has_words && self.wire.is_refusal(message, id)
     }
 
     /// Whether `bytes` are how a refusal begins.
     pub(crate) fn begins_refusal(&self, bytes: &[u8], id: u64) -> bool {
-        let whole = match self.wire {
-            Wire::Line => b"ERR ".to_vec(),
-            wire => wire.head(0, flags::ERROR, id),
-        };
-        let same = bytes.len().min(whole.len());
-        let may_go_on = self.wire == Wire::Line || bytes.len() <= whole.len();
-        self.has_words && may_go_on && bytes[..same] == whole[..same]
+        self.has_words && self.wire.begins_refusal(bytes, id)
     }
 
     /// Requires a refusal as the protocol has it.

@@ -75,7 +75,16 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn serve(library: &Library) -> Self {
-        let mut command = library.command("server");
+        Self::start(library, "server")
+    }
+
+    /// A server that replies in the order of its requests; of pylsp alone.
+    pub(crate) fn serve_in_order(library: &Library) -> Self {
+        Self::start(library, "ordered")
+    }
+
+    fn start(library: &Library, role: &str) -> Self {
+        let mut command = library.command(role);
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.unwrap_or_else(|error| panic!("{} {NEEDED}: {error}", library.words[0]));
         let lines = BufReader::new(child.stdout.take().unwrap());

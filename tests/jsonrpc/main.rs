@@ -25,7 +25,10 @@ fn plan(library: &Library, mode: &str, port: u16) -> Plan {
 
 /// Two clients side by side, over at most two connections to a server; every value is right.
 fn through_warmline(library: &Library, mode: &str, connections: u32) {
-    let mut server = Peer::serve(library);
+    through(Peer::serve(library), library, mode, connections);
+}
+
+fn through(mut server: Peer, library: &Library, mode: &str, connections: u32) {
     let daemon = plan(library, mode, server.port).start_ready();
     let clients = [(); 2].map(|()| library.client(daemon.port(), connections, PATIENT).spawn().unwrap());
     for mut client in clients {
@@ -78,6 +81,12 @@ libraries! {
     aiorpcx: AIORPCX;
     vscode: VSCODE;
     pylsp: PYLSP;
+}
+
+/// For a server that takes one request after the other.
+#[test]
+fn pipeline() {
+    through(Peer::serve_in_order(&PYLSP), &PYLSP, "pipeline", CONNECTIONS);
 }
 
 /// Notifications and requests of the server stay between it and warmline.

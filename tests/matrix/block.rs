@@ -74,6 +74,8 @@ pub(crate) struct Shape {
     pub(crate) cells: Vec<Cell>,
     /// Where the places of a fault begin.
     pub(crate) first_place: usize,
+    /// One of so many places has a request of its own.
+    pub(crate) step: usize,
 }
 
 impl Display for Shape {
@@ -100,7 +102,7 @@ pub(crate) struct Block {
 /// Every cell of a protocol and a fault.
 pub(crate) fn all_cells(protocol: &Protocol, fault: &Fault) -> Vec<Cell> {
     let asked = short(protocol, fault, 0);
-    cells(asked.bytes.len(), protocol.wire.encode(&asked.reply).len())
+    cells(asked.bytes.len(), protocol.wire.reply(&asked.reply).len())
 }
 
 /// The request of a client that leaves.
@@ -148,7 +150,7 @@ impl Block {
         }
         let daemon = plan.start_ready();
         let rest = Rest::of(&daemon, &upstream, variant.runs());
-        let reply = protocol.wire.encode(&short(&protocol, &fault, 0).reply).len();
+        let reply = protocol.wire.reply(&short(&protocol, &fault, 0).reply).len();
         let (turn, tally) = (shape.first_place, Tally::default());
         Self { protocol, fault, shape, upstream, daemon, rest, reply, turn, tally }
     }
@@ -232,7 +234,7 @@ impl Block {
     fn every_place(&mut self) {
         // What hangs costs time, so it hangs at the same time; what ends a connection needs a sound one.
         let width = if self.fault.hangs() && self.protocol.is_exclusive() { 16 } else { 1 };
-        let places = (0..=self.reply).collect::<Vec<_>>();
+        let places = (0..=self.reply).rev().step_by(self.shape.step).collect::<Vec<_>>();
         self.tally.cells += places.len() as u64;
         for places in places.chunks(width) {
             let mut left = places.to_vec();

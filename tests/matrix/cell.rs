@@ -164,7 +164,7 @@ impl Cell {
     pub(crate) fn finish(self, guest: Guest, tally: &mut Tally) {
         if self.read > 0 {
             let bytes = guest.client.read_up_to(self.read);
-            let reply = guest.protocol.wire.encode(&guest.asked.reply);
+            let reply = guest.protocol.wire.reply(&guest.asked.reply);
             let is_reply = guest.may != May::Refusal && reply.starts_with(&bytes);
             let is_refusal = guest.may != May::Reply
                 && (bytes.is_empty() || guest.protocol.begins_refusal(&bytes, guest.asked.reply.id));

@@ -106,6 +106,7 @@ fn draw(seed: u64, number: u64) -> Job {
         load: load(&mut rng, &protocol, &fault),
         cells,
         first_place: rng.usize(..1000),
+        step: 1,
     };
     Job {
         name: format!("draw {number}: {} × {} {shape}", protocol.name, fault.name), protocol, fault, shape

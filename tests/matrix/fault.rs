@@ -36,6 +36,16 @@ pub(crate) enum May {
     Either,
 }
 
+/// What a protocol must have for a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// A layout, so that not all bytes are messages.
+    Layout,
+    /// A message that says that the connection will close.
+    Closing,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
     pub(crate) name: &'static str,
@@ -52,13 +62,13 @@ pub(crate) struct Fault {
     pub(crate) is_awaited_in_vain: bool,
     /// Bytes of a request with this verb.
     pub(crate) size: usize,
-    /// Only where a message has a layout.
-    framed: bool,
+    /// Where it can be at all.
+    needs: Needs,
 }
 
 const fn fault(name: &'static str, event: Event, verb: &'static str, asked: May, beside: May) -> Fault {
-    let (spares_others, is_awaited_in_vain, size, framed) = (false, false, 0, false);
-    Fault { name, event, verb, asked, beside, spares_others, is_awaited_in_vain, size, framed }
+    let (spares_others, is_awaited_in_vain, size, needs) = (false, false, 0, Needs::Nothing);
+    Fault { name, event, verb, asked, beside, spares_others, is_awaited_in_vain, size, needs }
 }
 
 impl Fault {
@@ -70,8 +80,8 @@ impl Fault {
         Self { spares_others: true, ..self }
     }
 
-    const fn framed(self) -> Self {
-        Self { framed: true, ..self }
+    const fn needing(self, needs: Needs) -> Self {
+        Self { needs, ..self }
     }
 
     /// With requests too large for the sockets in between.
@@ -82,6 +92,7 @@ impl Fault {
 
 use Event::{Asked, HangOnConnect, Idle, Kill, OnConnect, Refuse, Restart, Stop};
 use May::{Either, Refusal, Reply};
+use Needs::{Closing, Layout};
 
 pub(crate) const FAULTS: &[Fault] = &[
     fault("none", Asked, "echo", Reply, Reply),
@@ -90,7 +101,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("closes on connect", OnConnect("close"), "echo", Refusal, Refusal).in_vain(),
     fault("resets on connect", OnConnect("reset"), "echo", Refusal, Refusal).in_vain(),
     // Where any line is a reply, the greeting may pass for one: that server needs `preamble`.
-    fault("speaks first", OnConnect("greet:hello\\n"), "echo", Refusal, Refusal).in_vain().framed(),
+    fault("speaks first", OnConnect("greet:hello\\n"), "echo", Refusal, Refusal).in_vain().needing(Layout),
     fault("hangs after k bytes", Asked, "partial:{k}:hang", Refusal, Either).in_vain(),
     fault("resets at k", Asked, "partial:{k}:rst", Refusal, Either).in_vain(),
     fault("closes at k", Asked, "partial:{k}:fin", Refusal, Either).in_vain(),
@@ -102,7 +113,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("early reply", Asked, "early:50", Either, Reply).large(),
     fault("late reply", Asked, "delay:300", Either, Either).in_vain(),
     fault("duplicate reply", Asked, "dup", Reply, Reply).sparing_others(),
-    fault("says it closes", Asked, "closing", Reply, Reply).framed(),
+    fault("says it closes", Asked, "closing", Reply, Reply).needing(Closing),
     fault("unsolicited reply", Idle("unsolicited"), "echo", Reply, Reply),
     fault("1 stray byte", Idle("stray 1"), "echo", Reply, Reply),
     fault("12 stray bytes", Idle("stray 12"), "echo", Reply, Reply),
@@ -113,7 +124,11 @@ pub(crate) const FAULTS: &[Fault] = &[
 
 impl Fault {
     pub(crate) fn fits(&self, protocol: &Protocol) -> bool {
-        protocol.is_framed() || !self.framed
+        match self.needs {
+            Needs::Nothing => true,
+            Layout => protocol.is_framed(),
+            Closing => protocol.wire.has_closing(),
+        }
     }
 
     /// Whether it may come after any byte of the reply.

@@ -25,6 +25,10 @@ use fault::{Event, FAULTS, Fault};
 
 /// Blocks that run at the same time: most of them wait for something most of the time.
 const BLOCKS: usize = 8;
+/// Of the bytes of a protocol that others have made, a client leaves after one of so many.
+const THIN: usize = 7;
+/// One of so many of their blocks comes again with retries, and one with a second endpoint.
+const KNOWN: usize = 12;
 
 /// A block to run.
 #[derive(Debug)]
@@ -80,11 +84,22 @@ fn run(Job { name, protocol, fault, shape }: Job) -> Option<Tally> {
 
 /// All blocks, in turns with one thread and with two; those that take longest begin.
 fn matrix() -> Vec<Job> {
-    let all = FAULTS.iter().flat_map(|fault| PROTOCOLS.iter().map(move |protocol| (*protocol, *fault)));
-    let fitting = all.filter(|(protocol, fault)| fault.fits(protocol)).collect::<Vec<_>>();
-    let mut jobs = blocks(&fitting, Variant::Plain, 1);
+    let all = FAULTS.iter().enumerate().flat_map(|(n, fault)| {
+        PROTOCOLS.iter().enumerate().map(move |(m, protocol)| ((n + m) % 2 == 0, *protocol, *fault))
+    });
+    let fitting = all.filter(|(_, protocol, fault)| fault.fits(protocol));
+    // What the rig has made up meets everything. Of the modes of the others that are not their own default, one meets
+    // this fault, and another one the next.
+    let (own, known): (Vec<_>, Vec<_>) = fitting
+        .filter(|(turn, protocol, _)| protocol.wire.is_own() || protocol.mode == "multiplex" || *turn)
+        .map(|(_, protocol, fault)| (protocol, fault))
+        .partition(|(protocol, _)| protocol.wire.is_own());
+    let mut jobs = blocks(&[&own[..], &known].concat(), Variant::Plain, 1);
     // A part of them with retries, another part with a second endpoint.
-    let part = |first| fitting.iter().skip(first).step_by(2).copied().collect::<Vec<_>>();
+    let part = |first| {
+        let own = own.iter().skip(first).step_by(2);
+        own.chain(known.iter().skip(KNOWN / 2 * first).step_by(KNOWN)).copied().collect::<Vec<_>>()
+    };
     jobs.extend(blocks(&part(0), Variant::Idempotent, 5));
     jobs.extend(blocks(&part(1), Variant::Beside, 5));
     jobs.sort_by_key(|job| !job.fault.hangs() && !job.fault.is_slow());
@@ -98,20 +113,25 @@ fn blocks(of: &[(Protocol, Fault)], variant: Variant, step: usize) -> Vec<Job> {
         Variant::Idempotent => ", retried",
         Variant::Beside => ", beside a good one",
     };
-    let job = |(number, (protocol, fault)): (usize, &(Protocol, Fault))| Job {
-        name: format!("{} × {}{suffix}", protocol.name, fault.name),
-        protocol: *protocol,
-        fault: *fault,
-        shape: Shape {
-            variant,
-            workers: 1 + number % 2,
-            // What happens to the whole server costs more time than clients do.
-            width: if fault.event == Event::Asked { 64 } else { 128 },
-            settings: Vec::new(),
-            load: None,
-            cells: all_cells(protocol, fault).into_iter().step_by(step).collect(),
-            first_place: 0,
-        },
+    let job = |(number, (protocol, fault)): (usize, &(Protocol, Fault))| {
+        // What the rig has made up is met at every byte; that need not be shown again.
+        let thin = if protocol.wire.is_own() { 1 } else { THIN };
+        Job {
+            name: format!("{} × {}{suffix}", protocol.name, fault.name),
+            protocol: *protocol,
+            fault: *fault,
+            shape: Shape {
+                variant,
+                workers: 1 + number % 2,
+                // What happens to the whole server costs more time than clients do.
+                width: if fault.event == Event::Asked { 64 } else { 128 },
+                settings: Vec::new(),
+                load: None,
+                cells: all_cells(protocol, fault).into_iter().step_by(step * thin).collect(),
+                first_place: 0,
+                step: thin,
+            },
+        }
     };
     of.iter().enumerate().map(job).collect()
 }

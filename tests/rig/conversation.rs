@@ -9,9 +9,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::ledger::Ended;
-use crate::message::{Message, Request, Wire, flags};
+use crate::message::{Message, Request, flags};
 use crate::server::{Peer, Rig, lock};
 use crate::verb::{End, Verb};
+use crate::wire::Wire;
 
 /// Enough of a request to know all its words.
 const WORDS: usize = 256;
@@ -120,7 +121,7 @@ impl Conversation<'_> {
     fn take(&mut self, message: Message) -> Result<(), Fault> {
         if message.flags == flags::HEARTBEAT {
             let answer = Message { flags: flags::HEARTBEAT | flags::ANSWER, ..message };
-            return Ok(self.peer.send(&self.wire.encode(&answer))?);
+            return Ok(self.peer.send(&self.wire.reply(&answer))?);
         }
         if message.flags == flags::HEARTBEAT | flags::ANSWER {
             self.rig.ledger().heartbeat_answered();
@@ -206,7 +207,7 @@ impl Conversation<'_> {
                 for reply in std::mem::take(&mut self.batch) {
                     peer.reply(wire, &reply)?;
                 }
-                let bytes = wire.encode(&reply);
+                let bytes = wire.reply(&reply);
                 peer.send(&bytes[..size.min(bytes.len())])?;
                 if size >= bytes.len() {
                     lock(&peer.writing).owed.retain(|id| *id != reply.id);
@@ -222,14 +223,14 @@ impl Conversation<'_> {
             Verb::Dup => {
                 // In one piece: without ids, a copy that comes later is the reply to the next request.
                 lock(&peer.writing).owed.retain(|id| *id != reply.id);
-                peer.send(&wire.encode(&reply).repeat(2))?;
+                peer.send(&wire.reply(&reply).repeat(2))?;
             }
             Verb::Stray(size, millis) => {
                 peer.reply(wire, &reply)?;
                 later(peer, millis, move |peer| peer.send(&vec![0x55; size]));
             }
             Verb::Slow => {
-                for byte in wire.encode(&reply) {
+                for byte in wire.reply(&reply) {
                     sleep(Duration::from_millis(10));
                     peer.send(&[byte])?;
                 }
@@ -237,11 +238,11 @@ impl Conversation<'_> {
             }
             Verb::Heartbeat => {
                 self.behind_heartbeat.push(reply);
-                peer.send(&wire.encode(&Message { flags: flags::HEARTBEAT, id: 77, payload: vec![] }))?;
+                peer.send(&wire.reply(&Message { flags: flags::HEARTBEAT, id: 77, payload: vec![] }))?;
             }
             Verb::Closing => {
                 peer.reply(wire, &reply)?;
-                peer.send(&wire.encode(&Message { flags: flags::CLOSING, ..Message::default() }))?;
+                peer.send(&wire.reply(&Message { flags: flags::CLOSING, ..Message::default() }))?;
             }
         }
         Ok(())
@@ -254,20 +255,16 @@ impl Conversation<'_> {
 
     /// Replies to a request that asks for it before it is whole.
     fn answer_early(&mut self) -> Result<(), Fault> {
-        let header = self.wire.header();
-        if self.answered_early || self.rig.options.sound || self.input.len() < header + WORDS {
+        if self.answered_early || self.rig.options.sound {
             return Ok(());
         }
-        let Some(request) = Request::parse(&self.input[header..]) else { return Ok(()) };
+        let Some((Message { id, .. }, start)) = self.wire.front(&self.input) else { return Ok(()) };
+        let Some(words) = self.input.get(start..).filter(|words| words.len() >= WORDS) else { return Ok(()) };
+        let Some(request) = Request::parse(words) else { return Ok(()) };
         let Ok(Verb::Early(millis)) = request.verb.parse() else { return Ok(()) };
-        let id = if self.wire.has_id() {
-            self.input[header - 8..header].iter().fold(0, |id, byte| id << 8 | u64::from(*byte))
-        } else {
-            0
-        };
-        let payload = request.reply(&self.input[header..]);
+        let payload = request.reply(words);
         self.rig.note(request.nonce, false)?;
-        self.peer.send(&self.wire.encode(&Message { flags: 0, id, payload }))?;
+        self.peer.send(&self.wire.reply(&Message { flags: 0, id, payload }))?;
         self.answered_early = true;
         sleep(Duration::from_millis(millis));
         Ok(())

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::message::{Message, Request, Wire, flags};
+use crate::message::{Message, Request, flags};
 use crate::say;
 use crate::socket::Stream;
+use crate::wire::Wire;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
@@ -208,13 +209,13 @@ impl Client<'_> {
         for sequence in sequences {
             let mut request = Request::new(&options.verb, self.number, sequence);
             let size = fastrand::usize(options.size..=options.max_size.max(options.size));
-            let payload = request.payload(size, options.wire != Wire::Line);
+            let payload = request.payload(size, options.wire.is_binary());
             let oneway = options.oneway > 0.0 && fastrand::f64() < options.oneway;
             let reply = request.reply(&payload);
             // Every client counts from 1: equal ids must not meet.
             let id = if options.wire.has_id() { u64::from(sequence) + 1 } else { 0 };
             let flags = if oneway { flags::ONEWAY } else { 0 };
-            bytes.extend(options.wire.encode(&Message { flags, id, payload }));
+            bytes.extend(options.wire.request(&Message { flags, id, payload }));
             if oneway {
                 self.totals.oneway += 1;
             } else {
@@ -262,7 +263,7 @@ impl Client<'_> {
         let at = if by_id { owed.iter().position(|o| o.id == reply.id) } else { Some(0) };
         let Some(at) = at else { return Err(Fault::Wrong(format!("reply with unknown id {}", reply.id))) };
         let expected = owed.remove(at);
-        if reply.flags == flags::ERROR {
+        if self.options.wire.is_refusal(reply, expected.id) {
             self.totals.refused += 1;
         } else if *reply == expected {
             self.totals.ok += 1;

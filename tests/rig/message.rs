@@ -1,6 +1,6 @@
-//! What travels: messages as bytes, and requests that prove whose they are.
+//! What travels: messages, and requests that prove whose they are.
 //!
-//! A request names its client, sequence, nonce, length and hash in words that fit both protocols. Used by
+//! A request names its client, sequence, nonce, length and hash in words that fit every protocol. Used by
 //! the rig's server and load, and by the tests that speak for themselves.
 
 use std::fmt::Write as _;
@@ -19,102 +19,12 @@ pub(crate) mod flags {
     pub(crate) const ANSWER: u8 = 0x10;
 }
 
-/// How messages are told apart on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Wire {
-    /// 16 bytes of header: length (4, of what follows the header), flags (1), zeros (3), id (8).
-    Tagged,
-    /// 8 bytes of header: as `Tagged`, without an id.
-    Plain,
-    /// 24 bytes of header: length (8), flags (1), zeros (7), id (8).
-    Wide,
-    /// Text up to a newline; an error starts with `ERR `.
-    Line,
-}
-
-/// The longest payload the rig takes, in bytes.
-const MAX_PAYLOAD: u64 = 64 << 20;
-
 /// One message in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) flags: u8,
     pub(crate) id: u64,
     pub(crate) payload: Vec<u8>,
-}
-
-impl Wire {
-    /// Bytes of header, where the length is not part of.
-    pub(crate) fn header(self) -> usize {
-        match self {
-            Self::Tagged => 16,
-            Self::Plain => 8,
-            Self::Wide => 24,
-            Self::Line => 0,
-        }
-    }
-
-    fn length_size(self) -> usize {
-        if self == Self::Wide { 8 } else { 4 }
-    }
-
-    /// Whether a reply names its request.
-    pub(crate) fn has_id(self) -> bool {
-        matches!(self, Self::Tagged | Self::Wide)
-    }
-
-    /// A header that declares `length` bytes of payload, true or not.
-    pub(crate) fn head(self, length: u64, flags: u8, id: u64) -> Vec<u8> {
-        let mut head = vec![0; self.header()];
-        let size = self.length_size();
-        head[..size].copy_from_slice(&length.to_be_bytes()[8 - size..]);
-        head[size] = flags;
-        if self.has_id() {
-            let at = self.header() - 8;
-            head[at..].copy_from_slice(&id.to_be_bytes());
-        }
-        head
-    }
-
-    /// The message as bytes.
-    pub(crate) fn encode(self, message: &Message) -> Vec<u8> {
-        if self == Self::Line {
-            return [&message.payload[..], b"\n"].concat();
-        }
-        let mut bytes = self.head(message.payload.len() as u64, message.flags, message.id);
-        bytes.extend_from_slice(&message.payload);
-        bytes
-    }
-
-    /// Takes one message off the front of `input`; `None` if it is not whole yet.
-    pub(crate) fn decode(self, input: &mut Vec<u8>) -> Result<Option<Message>, String> {
-        if self == Self::Line {
-            let Some(end) = input.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
-            let payload = input.drain(..=end).take(end).collect::<Vec<u8>>();
-            let flags = if payload.starts_with(b"ERR ") { flags::ERROR } else { 0 };
-            return Ok(Some(Message { flags, id: 0, payload }));
-        }
-        let header = self.header();
-        if input.len() < header {
-            return Ok(None);
-        }
-        let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
-        let length = number(&input[..self.length_size()]);
-        if length > MAX_PAYLOAD {
-            return Err(format!("length {length} in header {:02x?}", &input[..header]));
-        }
-        let Ok(length) = usize::try_from(length) else { return Err(format!("length {length}")) };
-        if input.len() < header + length {
-            return Ok(None);
-        }
-        let message = Message {
-            flags: input[self.length_size()],
-            id: if self.has_id() { number(&input[header - 8..header]) } else { 0 },
-            payload: input[header..header + length].to_vec(),
-        };
-        input.drain(..header + length);
-        Ok(Some(message))
-    }
 }
 
 /// Who asks, and what for.

@@ -11,6 +11,8 @@ mod message;
 mod server;
 mod socket;
 mod verb;
+#[expect(dead_code, reason = "the tests use the rest")]
+mod wire;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 
 use crate::conversation;
 use crate::ledger::{Ended, Ledger};
-use crate::message::{Message, Wire, flags};
+use crate::message::{Message, flags};
 use crate::say;
 use crate::socket::{Listener, Stream};
 use crate::verb::{End, Verb};
+use crate::wire::Wire;
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -98,7 +99,7 @@ impl Peer {
     pub(crate) fn reply(&self, wire: Wire, reply: &Message) -> io::Result<()> {
         let mut writing = lock(&self.writing);
         writing.owed.retain(|id| *id != reply.id);
-        (&self.stream).write_all(&wire.encode(reply))
+        (&self.stream).write_all(&wire.reply(reply))
     }
 
     fn release(&self, wire: Wire) -> io::Result<()> {
@@ -177,15 +178,15 @@ impl Rig {
             }
             ["unsolicited"] => {
                 let message = Message { flags: 0, id: 1, payload: b"unsolicited".into() };
-                self.each_peer(|peer| peer.send(&wire.encode(&message)))
+                self.each_peer(|peer| peer.send(&wire.reply(&message)))
             }
             ["heartbeat"] => {
                 let message = Message { flags: flags::HEARTBEAT, id: 77, payload: vec![] };
-                self.each_peer(|peer| peer.send(&wire.encode(&message)))
+                self.each_peer(|peer| peer.send(&wire.reply(&message)))
             }
             ["closing"] => {
                 let message = Message { flags: flags::CLOSING, ..Message::default() };
-                self.each_peer(|peer| peer.send(&wire.encode(&message)))
+                self.each_peer(|peer| peer.send(&wire.reply(&message)))
             }
             ["fault", verb, count] => {
                 let count = count.parse().map_err(|_| "fault VERB COUNT")?;

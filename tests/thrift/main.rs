@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod peer;
+mod retries;
 mod trouble;
 mod wrong;
 

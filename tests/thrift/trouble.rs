@@ -9,7 +9,7 @@ use super::{CONNECTIONS, Client, Server, plan};
 const ROUNDS: u64 = 20;
 
 /// What warmline says to `bytes` and nothing after them, up to its close.
-fn told(port: u16, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn told(port: u16, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(bytes).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -19,7 +19,7 @@ fn told(port: u16, bytes: &[u8]) -> Vec<u8> {
     said
 }
 
-fn framed(message: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     [&u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
 }
 

@@ -5,10 +5,12 @@ use std::io::Write;
 use tokio::time::timeout;
 
 use super::*;
+use crate::events::Reason;
 use crate::frame::Endian;
 use crate::net::{self, Access, Address};
 use crate::protocol::frame;
 use crate::protocol::frame::{Condition, Frame, Heartbeat, Length, Size};
+use crate::protocol::jsonrpc::{self, JsonRpc};
 
 fn lines(max_message: usize) -> Arc<dyn Protocol> {
     Arc::new(line::Line::new(&line::Settings { max_message, ..line::Settings::default() }).unwrap())
@@ -166,4 +168,40 @@ async fn a_client_that_only_asks_is_not_answered_into_memory() {
         (2..=7).contains(&answered),
         "{answered} replies of 1000 bytes wait for a client that does not read"
     );
+}
+
+/// What is no request in the middle of a pipeline is answered where it stands, and what follows it goes on.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_in_a_pipeline_is_answered_in_its_place() {
+    for mode in [Mode::Pipeline, Mode::Exclusive] {
+        let protocol = Arc::new(JsonRpc::new(jsonrpc::Settings::default()).unwrap());
+        let mut front = Front::with(mode, protocol, |_| {}, Budget::new(1 << 20));
+        let mut server = front.server().await;
+        let mut client = front.connect();
+        let call = |id: u32| format!("{{\"id\":{id},\"jsonrpc\":\"2.0\",\"method\":\"a\"}}\n");
+        let nonsense = "{\"jsonrpc\":\"2.0\",\"id\":7}\n";
+        let said = [call(5), call(6), nonsense.to_owned(), call(8)].concat();
+        client.wire.write_all(said.as_bytes()).await.unwrap();
+        for tag in 1..=3 {
+            let mut got = vec![0; call(tag).len()];
+            server.wire.read_exact(&mut got).await.unwrap();
+            assert_eq!(String::from_utf8(got).unwrap(), call(tag), "{mode:?}");
+            let reply = format!("{{\"id\":{tag},\"jsonrpc\":\"2.0\",\"result\":\"r{tag}\"}}\n");
+            server.wire.write_all(reply.as_bytes()).await.unwrap();
+        }
+        let told = "{\"jsonrpc\":\"2.0\",\"error\":{\"code\":-32600,\
+                    \"message\":\"Invalid Request: a request without `method`\"},\"id\":7}\n";
+        let reply =
+            |id: u32, result: &str| format!("{{\"id\":{id},\"jsonrpc\":\"2.0\",\"result\":\"{result}\"}}\n");
+        let expected = [reply(5, "r1"), reply(6, "r2"), told.to_owned(), reply(8, "r3")].concat();
+        let mut got = vec![0; expected.len()];
+        client.wire.read_exact(&mut got).await.unwrap();
+        assert_eq!(String::from_utf8(got).unwrap(), expected, "{mode:?}");
+        assert_eq!(front.world.outcomes(Outcome::Ok), 3);
+        assert_eq!(front.world.outcomes(Outcome::Refused), 1);
+        assert_eq!(front.world.events.refused.of(Reason::Malformed).get(), 1);
+        front.world.assert_conserved();
+        // It was not the end: the client goes on.
+        assert!(!client.session.is_finished());
+    }
 }

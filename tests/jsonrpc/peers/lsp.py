@@ -2,7 +2,7 @@
 
 `server` prints its port, then on each line of standard input the number of connections it has accepted; ends with
 standard input. `client PORT COUNT SECONDS` makes so many connections, eight at a time, and checks every value; an
-answer must come within so many seconds.
+answer must come within so many seconds. `ordered` is a server that replies in the order of its requests.
 """
 
 import itertools
@@ -22,8 +22,9 @@ from pylsp_jsonrpc.streams import JsonRpcStreamReader, JsonRpcStreamWriter
 
 
 def multiply(params):
+    result = {"product": params["a"] * params["b"], "text": f"<{params['text']}>"}
     # In a thread of its own, so that replies overtake each other.
-    return lambda: {"product": params["a"] * params["b"], "text": f"<{params['text']}>"}
+    return result if sys.argv[1] == "ordered" else lambda: result
 
 
 def fail(params):
@@ -101,4 +102,4 @@ def main():
 
 
 logging.disable(logging.CRITICAL)
-serve() if sys.argv[1] == "server" else main()
+main() if sys.argv[1] == "client" else serve()

@@ -13,7 +13,7 @@ fn as_client(transport: Transport, encoding: Encoding, seqid: i32, message: &[u8
     }
 }
 
-fn forms() -> Vec<(Transport, Encoding)> {
+pub(super) fn forms() -> Vec<(Transport, Encoding)> {
     let all = Transport::ALL.into_iter().flat_map(|t| Encoding::ALL.into_iter().map(move |e| (t, e)));
     all.filter(|form| *form != (Transport::Header, Encoding::Json)).collect()
 }

@@ -1,6 +1,7 @@
 //! Codecs held against messages that the `thrift` crate writes.
 
 mod forms;
+mod fuzz;
 mod hostile;
 mod model;
 mod parts;
