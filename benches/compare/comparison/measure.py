@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .cases import EVERY
 from .contenders import CONTENDERS
-from .lab import Failed, Lab, cpu_us, family, most_clients, resident_kib, server
+from .lab import Failed, Lab, cpu_us, family, most_clients, queued_us, resident_kib, server
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ def under_load(case, contender, plan, programs):
         whose = (proxy or lab.upstream).pid
         lab.load(case, plan.warm_up)
         opened, left, cpu, served = lab.accepted(), lab.time_wait(), cpu_us(whose), cpu_us(lab.upstream.pid)
+        waited = queued_us(whose)
         burst = lab.load(case, requests)
-        cpu, served, opened = cpu_us(whose) - cpu, cpu_us(lab.upstream.pid) - served, lab.accepted() - opened
+        cpu, served, waited = cpu_us(whose) - cpu, cpu_us(lab.upstream.pid) - served, queued_us(whose) - waited
+        opened = lab.accepted() - opened
         left = {side: count - left[side] for side, count in lab.time_wait().items()}
         paced = lab.load(case, plan.rate * plan.rate_seconds, rate=plan.rate)
         accepted = lab.accepted()
@@ -47,7 +49,7 @@ def under_load(case, contender, plan, programs):
     return {
         "cpu_us": cpu / requests, "server_us": served / requests, "per_second": burst["per_second"],
         **{name: paced["latency_us"][name] for name in ("p50", "p90", "p99", "p99.9")},
-        "opened": opened, "accepted": accepted, "time_wait": sum(left.values()),
+        "waited": waited / 1e6 / burst["seconds"], "opened": opened, "accepted": accepted, "time_wait": sum(left.values()),
         **{f"time_wait_{side}": count for side, count in left.items()},
         "wrong": burst["wrong"] + paced["wrong"], "failed": failed,
     }

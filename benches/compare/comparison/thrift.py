@@ -1,6 +1,7 @@
 """What `../thrift` adds to the measurement and the results of `../run`: its plan, its targets and its document."""
 
 import json
+import statistics
 
 from . import report
 from .cases import ENVOYS, THRIFT
@@ -9,7 +10,7 @@ from .report import table, targets_table
 from .targets import Target, cpu, opened, share_left
 
 # More and shorter repetitions than those of `../run`: the ratio of two of the same repetition says how far to trust it.
-FULL = Plan(repetitions=9, requests=10_000, rate_seconds=1)
+FULL = Plan(repetitions=15, requests=6000, rate_seconds=1)
 
 
 def beside_the_better(case, contender):
@@ -69,15 +70,19 @@ class Results(report.Results):
         for name in self._contenders(case):
             runs = self.runs[case, name]
             rows.append((name, *(self._ratio(case, name, envoy) for envoy in envoys),
-                         f"{self.median(case, name, 'server_us'):.1f}", f"{max(run['accepted'] for run in runs):,}"))
-        yield ("CPU of the proxy over Envoy's: of the medians (least - most of two in the same repetition). CPU of the server in us a call."
-               " Connections that the server has seen from the first call to the last, warm-up and fixed rate included, at most.")
+                         f"{self.median(case, name, 'server_us'):.1f}", f"{100 * self.median(case, name, 'waited'):.0f}",
+                         f"{max(run['accepted'] for run in runs):,}"))
+        yield ("CPU of the proxy over Envoy's: ratio of the medians (quartiles of the ratios of one repetition). CPU of the server"
+               " in us a call. Without a core: the time for which other programs had that of the proxy. Connections that"
+               " the server has accepted in all, warm-up and fixed rate included, at most.")
         yield ""
-        yield from table(("", *(f"over {envoy}" for envoy in envoys), "CPU of the server", "connections in all"), rows)
+        yield from table(("", *(f"over {envoy}" for envoy in envoys), "CPU of the server", "without a core, %",
+                          "connections in all"), rows)
 
     def _ratio(self, case, name, envoy):
         if name in (envoy, "direct"):
             return ""
         ratios = [one["cpu_us"] / other["cpu_us"] for one, other in zip(self.runs[case, name], self.runs[case, envoy])]
+        low, _, high = statistics.quantiles(ratios) if len(ratios) > 1 else ratios * 3
         middle = self.median(case, name, "cpu_us") / self.median(case, envoy, "cpu_us")
-        return f"**{middle:.2f}** ({min(ratios):.2f} - {max(ratios):.2f})"
+        return f"**{middle:.2f}** ({low:.2f} - {high:.2f})"
