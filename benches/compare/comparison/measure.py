@@ -6,9 +6,9 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from .cases import CASES
+from .cases import EVERY
 from .contenders import CONTENDERS
-from .lab import Failed, Lab, cpu_us, family, most_clients, resident_kib
+from .lab import Failed, Lab, cpu_us, family, most_clients, queued_us, resident_kib, server
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,25 @@ QUICK = Plan(repetitions=1, requests=5000, rate_seconds=1, warm_up=500, traced=1
 
 def under_load(case, contender, plan, programs):
     """CPU, throughput and what is left behind, as fast as it goes; then latency at a fixed rate."""
-    case, contender = CASES[case], CONTENDERS[contender]
+    case, contender = EVERY[case], CONTENDERS[contender]
     requests = plan.requests * case.many
-    with Lab(programs) as lab:
+    with Lab(programs, server(case, programs)) as lab:
         proxy = lab.start_proxy(contender, case)
         whose = (proxy or lab.upstream).pid
         lab.load(case, plan.warm_up)
-        opened, left, cpu = lab.accepted(), lab.time_wait(), cpu_us(whose)
+        opened, left, cpu, served = lab.accepted(), lab.time_wait(), cpu_us(whose), cpu_us(lab.upstream.pid)
+        waited = queued_us(whose)
         burst = lab.load(case, requests)
-        cpu, opened = cpu_us(whose) - cpu, lab.accepted() - opened
+        cpu, served, waited = cpu_us(whose) - cpu, cpu_us(lab.upstream.pid) - served, queued_us(whose) - waited
+        opened = lab.accepted() - opened
         left = {side: count - left[side] for side, count in lab.time_wait().items()}
         paced = lab.load(case, plan.rate * plan.rate_seconds, rate=plan.rate)
+        accepted = lab.accepted()
     failed = sum(sum(report["errors"].values()) for report in (burst, paced))
     return {
-        "cpu_us": cpu / requests, "per_second": burst["per_second"],
+        "cpu_us": cpu / requests, "server_us": served / requests, "per_second": burst["per_second"],
         **{name: paced["latency_us"][name] for name in ("p50", "p90", "p99", "p99.9")},
-        "opened": opened, "time_wait": sum(left.values()),
+        "waited": waited / 1e6 / burst["seconds"], "opened": opened, "accepted": accepted, "time_wait": sum(left.values()),
         **{f"time_wait_{side}": count for side, count in left.items()},
         "wrong": burst["wrong"] + paced["wrong"], "failed": failed,
     }
@@ -54,8 +57,8 @@ def under_load(case, contender, plan, programs):
 
 def memory(case, contender, plan, programs):
     """Resident KiB at rest, with idle clients, and after each of them has made a request."""
-    case, count = CASES[case], min(plan.idle_clients, most_clients(CONTENDERS[contender]))
-    with Lab(programs) as lab:
+    case, count = EVERY[case], min(plan.idle_clients, most_clients(CONTENDERS[contender]))
+    with Lab(programs, server(case, programs)) as lab:
         proxy = lab.start_proxy(CONTENDERS[contender], case)
         rest = resident_kib(proxy.pid)
         clients = lab.hold(case, count)
@@ -82,8 +85,8 @@ def settle(lab, pid):
 
 def syscalls(case, contender, plan, programs):
     """System calls per request by name."""
-    case = CASES[case]
-    with Lab(programs) as lab:
+    case = EVERY[case]
+    with Lab(programs, server(case, programs)) as lab:
         proxy = lab.start_proxy(CONTENDERS[contender], case)
         lab.load(case, plan.warm_up)
         return trace(lab, proxy, plan.traced, lambda: lab.load(case, plan.traced))

@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 
 from . import plot
-from .cases import CASES
+from .cases import EVERY
 from .contenders import CONTENDERS
 from .targets import TARGETS
 
@@ -13,6 +13,8 @@ HERE = Path(__file__).parent.parent
 
 
 class Results:
+    targets = TARGETS
+
     def __init__(self, machine, plan):
         self.machine, self.plan = machine, plan
         self.runs = {}  # (case, contender): one dictionary a repetition
@@ -34,7 +36,7 @@ class Results:
         return (memory[state] - memory["rest"]) / memory["clients"]
 
     def requests(self, case):
-        return self.plan.requests * CASES[case].many
+        return self.plan.requests * EVERY[case].many
 
     def write(self, into):
         into.mkdir(parents=True, exist_ok=True)
@@ -48,19 +50,19 @@ class Results:
         runs = [{"case": case, "contender": contender, "repetitions": runs} for (case, contender), runs
                 in self.runs.items()]
         return {"machine": self.machine, "plan": vars(self.plan), "runs": runs, **self.extra,
-                "targets": targets_json(TARGETS, self),
+                "targets": targets_json(self.targets, self),
                 "failures": self.failures}
 
     def _plot(self, title, figures, series):
-        groups = [(CASES[case].what, [(name, tuple(self.median(case, name, figure) for figure in figures))
+        groups = [(EVERY[case].what, [(name, tuple(self.median(case, name, figure) for figure in figures))
                                       for name in self._contenders(case)]) for case in self._cases()]
         return plot.bars(title, groups, series)
 
     def _cases(self):
-        return [case for case in CASES if self._contenders(case)]
+        return [case for case in EVERY if self._contenders(case)]
 
     def _contenders(self, case):
-        return [name for name in CASES[case].contenders if (case, name) in self.runs]
+        return [name for name in EVERY[case].contenders if (case, name) in self.runs]
 
     def _markdown(self):
         yield "# Results"
@@ -75,7 +77,7 @@ class Results:
                " `tests/instructions/run` has counted them, in `tests/instructions/record.json`. What was tried where a"
                " target is missed, and what would be needed: [NOTES.md](NOTES.md#missed).")
         yield ""
-        yield from targets_table(TARGETS, self)
+        yield from targets_table(self.targets, self)
         for case in self._cases():
             yield from self._case(case)
         yield from self._workers()
@@ -94,7 +96,7 @@ class Results:
             yield ""
 
     def _case(self, case):
-        yield f"## {CASES[case].what}"
+        yield f"## {EVERY[case].what}"
         yield ""
         yield (f"{self.requests(case):,} requests, 32 in flight; then {self.plan.rate:,} a second for latency,"
                " in microseconds from the moment each was due. TIME_WAIT: of clients / proxy / upstream.")
@@ -116,7 +118,7 @@ class Results:
     def _workers(self):
         pairs = [(case, name.rpartition(", ")[0], name) for case in self._cases() for name in self._contenders(case)
                  if CONTENDERS[name].workers > 1]
-        rows = [(CASES[case].what, f"{self.median(case, many, 'cpu_us') / self.median(case, one, 'cpu_us'):.2f}")
+        rows = [(EVERY[case].what, f"{self.median(case, many, 'cpu_us') / self.median(case, one, 'cpu_us'):.2f}")
                 for case, one, many in pairs if (case, one) in self.runs]
         if rows:
             yield "## Two workers"
@@ -147,7 +149,7 @@ class Results:
                " requests share a wake-up than without.")
         yield ""
         for case, counted in self.extra["syscalls"].items():
-            yield f"{CASES[case].what}:"
+            yield f"{EVERY[case].what}:"
             yield ""
             yield from table(("", *counted), call_rows(counted))
 

@@ -44,5 +44,5 @@ fn ask(client: &OwnedFd, nonce: u64, options: &Options) -> io::Result<bool> {
     send(client, &request, SendFlags::NOSIGNAL)?;
     let mut reply = vec![0; request.len()];
     let (read, _) = recv(client, &mut *reply, RecvFlags::WAITALL)?;
-    Ok(reply[..read] == request)
+    Ok(options.protocol.answers(&request, &reply[..read]))
 }

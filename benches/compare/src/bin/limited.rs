@@ -1,5 +1,5 @@
 //! A server of limited capacity: so many messages in work at a time, each for the same time, over all connections; the
-//! others wait, first come, first served. Each is sent back when it is done. What nobody waits for any more is work all
+//! others wait, first come, first served. Each is answered when it is done. What nobody waits for any more is work all
 //! the same.
 
 use std::collections::VecDeque;
@@ -132,7 +132,8 @@ impl Server {
             Err(e) => return Err(e.into()),
         }
         while let Some(length) = self.options.protocol.whole(&connection.input) {
-            let message = connection.input.drain(..length).collect();
+            let mut message: Vec<u8> = connection.input.drain(..length).collect();
+            self.options.protocol.answer(&mut message);
             let came = Instant::now();
             self.waiting.push_back(Job { key, connection: connection.number, message, came });
         }

@@ -1,5 +1,5 @@
 //! The load generator: short connections with some requests on each, so many in flight, as fast as they are answered
-//! or at a fixed rate. Compares every reply with its request, byte by byte. At a fixed rate latency counts from the
+//! or at a fixed rate. Compares every reply with the one its request is due, byte by byte. At a fixed rate latency counts from the
 //! moment a request was due, so a stall is paid for by all that it delays.
 
 use std::collections::BTreeMap;
@@ -201,7 +201,7 @@ impl Load {
             Ok(Step::Answered) => {
                 let due = place.due.take().unwrap_or(self.start);
                 self.ended += 1;
-                if place.reply == place.request {
+                if self.options.protocol.answers(&place.request, &place.reply) {
                     self.latencies.record(due.elapsed());
                     let at = self.start.elapsed();
                     self.good += u64::from(at >= settled && at < last);

@@ -1,5 +1,5 @@
-//! The server of the comparison: sends back what comes, on any number of connections, and counts them. What it reads
-//! waits in the kernel until the reply before it is sent.
+//! The server of the comparison: sends back what comes, or the replies to it, on any number of connections, and counts
+//! them. What it reads waits in the kernel until the reply before it is sent.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,6 +10,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 use serde_json::json;
 use warmline_compare::address::Address;
 use warmline_compare::control::{self, Order};
+use warmline_compare::message::Protocol;
 use warmline_compare::poll::{BOTH, Poller, READ, Ready};
 
 /// Accepted in a row before others get their turn.
@@ -19,15 +20,21 @@ const ACCEPTS: usize = 64;
 struct Options {
     #[arg(long)]
     listen: Address,
+    /// Whose messages are to be answered; without it, what comes goes back as it is.
+    #[arg(long)]
+    protocol: Option<Protocol>,
 }
 
 struct Connection {
     socket: OwnedFd,
+    /// The beginning of a message to be answered.
+    input: Vec<u8>,
     /// What the peer has not taken yet.
     unsent: Vec<u8>,
 }
 
 struct Server {
+    protocol: Option<Protocol>,
     listener: OwnedFd,
     poller: Poller,
     /// By descriptor.
@@ -37,14 +44,16 @@ struct Server {
 }
 
 fn main() -> io::Result<()> {
-    let listener = Options::parse().listen.listen()?;
+    let options = Options::parse();
+    let listener = options.listen.listen()?;
     let poller = Poller::new()?;
     let stdin = io::stdin();
     poller.add(&stdin, 0, READ)?;
     let listening = usize::try_from(listener.as_raw_fd()).map_err(io::Error::other)?;
     poller.add(&listener, listening, READ)?;
     let scratch = vec![0; 64 * 1024].into();
-    let mut server = Server { listener, poller, connections: Vec::new(), accepted: 0, scratch };
+    let protocol = options.protocol;
+    let mut server = Server { protocol, listener, poller, connections: Vec::new(), accepted: 0, scratch };
     let mut ready = Ready::default();
     loop {
         server.poller.wait(&mut ready, None)?;
@@ -74,7 +83,8 @@ impl Server {
                     if self.connections.len() <= key {
                         self.connections.resize_with(key + 1, || None);
                     }
-                    self.connections[key] = Some(Connection { socket, unsent: Vec::new() });
+                    self.connections[key] =
+                        Some(Connection { socket, input: Vec::new(), unsent: Vec::new() });
                 }
                 Err(Errno::CONNABORTED) => {}
                 Err(Errno::AGAIN) => break,
@@ -86,7 +96,7 @@ impl Server {
 
     fn serve(&mut self, key: usize) {
         if let Some(Some(connection)) = self.connections.get_mut(key)
-            && connection.echo(key, &self.poller, &mut self.scratch).is_err()
+            && connection.serve(key, self.protocol, &self.poller, &mut self.scratch).is_err()
         {
             self.connections[key] = None;
         }
@@ -95,7 +105,13 @@ impl Server {
 
 impl Connection {
     /// An error is the end of the connection.
-    fn echo(&mut self, key: usize, poller: &Poller, scratch: &mut [u8]) -> io::Result<()> {
+    fn serve(
+        &mut self,
+        key: usize,
+        protocol: Option<Protocol>,
+        poller: &Poller,
+        scratch: &mut [u8],
+    ) -> io::Result<()> {
         let waited = !self.unsent.is_empty();
         if waited {
             let sent = attempt(send(&self.socket, &self.unsent, SendFlags::NOSIGNAL))?.unwrap_or(0);
@@ -113,9 +129,22 @@ impl Connection {
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let sent = attempt(send(&self.socket, &scratch[..read], SendFlags::NOSIGNAL))?.unwrap_or(0);
-        if sent < read {
-            self.unsent.extend_from_slice(&scratch[sent..read]);
+        let Some(protocol) = protocol else { return self.send(key, &scratch[..read], poller) };
+        self.input.extend_from_slice(&scratch[..read]);
+        let mut done = 0;
+        while let Some(length) = protocol.whole(&self.input[done..]) {
+            protocol.answer(&mut self.input[done..done + length]);
+            done += length;
+        }
+        let rest = self.input.split_off(done);
+        let replies = std::mem::replace(&mut self.input, rest);
+        self.send(key, &replies, poller)
+    }
+
+    fn send(&mut self, key: usize, replies: &[u8], poller: &Poller) -> io::Result<()> {
+        let sent = attempt(send(&self.socket, replies, SendFlags::NOSIGNAL))?.unwrap_or(0);
+        if sent < replies.len() {
+            self.unsent.extend_from_slice(&replies[sent..]);
             poller.change(&self.socket, key, BOTH)?;
         }
         Ok(())
