@@ -288,6 +288,7 @@ impl Subject {
                 Ok(Received::Head { .. } | Received::Part { .. }) => {
                     unreachable!("nothing is over the bound")
                 }
+                Ok(Received::HandOver { .. }) => unreachable!("any connection will do"),
                 Ok(Received::Refused { reason, .. }) => Step::Event(Event::Bad(None, reason)),
                 Ok(Received::Closing) => Step::Event(Event::Closing),
                 Ok(Received::More(need)) => Step::More(need),

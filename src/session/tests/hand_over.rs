@@ -211,13 +211,13 @@ async fn large_messages_pass_in_pieces() {
     });
     let (mut reader, mut writer) = tokio::io::split(client.wire);
     let sent = payload.clone();
-    let writes = tokio::spawn(async move {
+    let sends = tokio::spawn(async move {
         writer.write_all(&sent).await.unwrap();
         writer
     });
     let mut back = vec![0; payload.len()];
     reader.read_exact(&mut back).await.unwrap();
     assert!(back == payload);
-    client.wire = reader.unsplit(writes.await.unwrap());
+    client.wire = reader.unsplit(sends.await.unwrap());
     server.await.unwrap();
 }
