@@ -106,9 +106,9 @@ impl Cap {
         }
     }
 
-    /// The right to have one of the sockets for oneself. `None` if there are too many already.
-    pub(super) fn dedicate(&self) -> Option<Permit> {
-        self.dedicated.try_take()
+    /// The right to have one of the sockets for oneself, as soon as there are not too many. Cancel-safe.
+    pub(super) async fn dedicate(&self) -> Permit {
+        self.dedicated.take().await
     }
 
     /// A session needs a socket: the next ones are not for pools, until this is dropped.

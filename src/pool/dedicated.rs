@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Known, Pool};
 use crate::connection::{Dedicated, Held, dial};
@@ -21,12 +21,14 @@ impl Pool {
     /// A connection for a session alone, which needs it for `reason`. Cancel-safe.
     ///
     /// # Errors
-    /// What its client is to be told: there are too many of them, the cap left no room for it in time, or no endpoint
-    /// could be connected to.
+    /// What its client is to be told: there were too many of them, or the cap left no room for it, for all of
+    /// `acquire_timeout`; or no endpoint could be connected to.
     pub async fn dedicated(&self, reason: HandOver) -> Result<Dedicated, Refusal> {
         let core = &self.core;
-        let place = core.means.cap.dedicate().ok_or(Refusal::DedicatedFull)?;
-        let permit = self.room(Instant::now() + self.settings.acquire_timeout).await?;
+        let deadline = Instant::now() + self.settings.acquire_timeout;
+        let place =
+            timeout_at(deadline, core.means.cap.dedicate()).await.map_err(|_| Refusal::DedicatedFull)?;
+        let permit = self.room(deadline).await?;
         let mut fault = String::from("it has no endpoint");
         for known in self.in_order() {
             let at = (known.place, &known.address);

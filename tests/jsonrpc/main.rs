@@ -106,7 +106,8 @@ fn what_a_server_says_of_its_own_accord_reaches_nobody() {
 #[test]
 fn with_pass_a_server_reaches_its_client() {
     let mut server = Peer::serve(&VSCODE);
-    let daemon = plan(&VSCODE, "exclusive", server.port)
+    let daemon = Plan::without_protocol("exclusive", &format!("127.0.0.1:{}", server.port))
+        .set("protocol.jsonrpc.framing", "\"content-length\"")
         .set("protocol.jsonrpc.server_messages", "\"pass\"")
         .set("pool.max_connections", "9")
         .set("pool.max_dedicated", "8")

@@ -102,22 +102,24 @@ async fn a_client_that_is_gone_takes_its_connection_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_are_so_many_and_who_is_refused_may_ask_again() {
+async fn there_are_so_many_and_who_waited_in_vain_may_ask_again() {
     let mut front = front(0, 4, 1);
     let (first, _server) = asked(&mut front).await;
     let mut second = front.connect();
     let refused = b"{\"jsonrpc\":\"2.0\",\"error\":{\"code\":-32060,\"message\":\"too many clients with a \
                     connection of their own\"},\"id\":1}\n";
     for _ in 0..2 {
+        let asked = tokio::time::Instant::now();
         second.wire.write_all(ASK).await.unwrap();
         assert_eq!(read(&mut second.wire, refused.len()).await, refused);
+        assert_eq!(asked.elapsed(), 3 * SECOND, "pool.acquire_timeout");
     }
     assert_eq!(front.world.events.refused.of(Reason::DedicatedFull).get(), 2);
     assert_eq!(front.world.events.outcomes.of(Outcome::Refused).get(), 2);
     assert_eq!(front.world.events.accepted.get(), 2);
-    first.wire.reset();
-    settle().await;
     second.wire.write_all(ASK).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    first.wire.reset();
     assert_eq!(read(&mut front.server().await.wire, ASK.len()).await, ASK);
 }
 
