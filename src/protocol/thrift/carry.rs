@@ -1,7 +1,7 @@
 //! A message from one transport to the other, under another seqid.
 //!
-//! Invariant: but for its seqid a message is not changed, and what follows the seqid is not copied. An id is what
-//! stands before the arguments, as the client wrote it. Used by both halves.
+//! Invariant: but for its seqid, and whether it is strict, a message is not changed, and what follows the seqid is not
+//! copied. An id is what stands before the arguments, as the client wrote it. Used by both halves.
 
 use bytes::Bytes;
 
@@ -22,6 +22,11 @@ pub(super) struct Form {
 }
 
 impl Form {
+    /// How an id begins: the places of both in their lists.
+    fn bytes(self) -> [u8; 2] {
+        [self.transport as u8, self.encoding as u8]
+    }
+
     /// Where the message in `bytes`, of which the front is enough, begins.
     fn start(self, bytes: &[u8]) -> usize {
         match self.transport {
@@ -39,11 +44,11 @@ impl Form {
     }
 }
 
-/// What the sender of the message at `start` of `bytes` calls it: the fixed part of its header, if it has one, and
-/// its envelope.
+/// What the sender of the message at `start` of `bytes` calls it: what it speaks, the fixed part of its header, if it
+/// has one, and its envelope. A client may change its encoding from one message to the next.
 pub(super) fn id(form: Form, bytes: &[u8], start: usize, envelope: &Envelope) -> Id {
     let fixed = if form.transport == Transport::Header { &bytes[..FIXED] } else { &[] };
-    Id::Bytes([fixed, &bytes[start..start + envelope.end]].concat().into())
+    Id::Bytes([&form.bytes(), fixed, &bytes[start..start + envelope.end]].concat().into())
 }
 
 /// As [`id`], for a message that cannot be read: the header's seqid has to do.
@@ -51,24 +56,44 @@ pub(super) fn nameless(form: Form, frame: &[u8]) -> Id {
     let fixed = &frame[..FIXED];
     let seqid = fixed[SEQID].first_chunk().copied().unwrap_or_default();
     let envelope = envelope::write(form.encoding, envelope::CALL, b"", i32::from_be_bytes(seqid));
-    Id::Bytes([fixed, &envelope].concat().into())
+    Id::Bytes([&form.bytes(), fixed, &envelope].concat().into())
 }
 
-/// The seqid of a message as its sender wrote it.
+/// What an id says.
+#[derive(Debug)]
+pub(super) struct Named<'i> {
+    pub(super) form: Form,
+    /// The seqid of the header, if there was one.
+    pub(super) header: [u8; 4],
+    /// The envelope as it was written, and where its fields are.
+    pub(super) written: &'i [u8],
+    pub(super) envelope: Envelope,
+}
+
+impl<'i> Named<'i> {
+    /// What `id` says, if it is one of a client of Thrift.
+    pub(super) fn open(id: &'i Id) -> Option<Self> {
+        let Id::Bytes(id) = id else { return None };
+        let (&[transport, encoding], id) = id.split_first_chunk()?;
+        let form = Form {
+            transport: *Transport::ALL.get(usize::from(transport))?,
+            encoding: *Encoding::ALL.get(usize::from(encoding))?,
+        };
+        let fixed = if form.transport == Transport::Header { FIXED } else { 0 };
+        let (fixed, written) = id.split_at_checked(fixed)?;
+        let header = fixed.get(SEQID).and_then(|seqid| seqid.first_chunk()).copied().unwrap_or_default();
+        Some(Self { form, header, written, envelope: Envelope::read(form.encoding, written).ok()?? })
+    }
+}
+
+/// The seqid of a message as its sender wrote it, and how it writes what is before it.
 #[derive(Debug)]
 pub(super) struct Seqid<'s> {
     pub(super) message: &'s [u8],
     /// That of its header.
     pub(super) header: [u8; 4],
-}
-
-/// What an id says: the seqid of the header, the envelope as it was written, and where its fields are.
-pub(super) fn open_id(form: Form, id: &Id) -> Option<([u8; 4], &[u8], Envelope)> {
-    let Id::Bytes(id) = id else { return None };
-    let fixed = if form.transport == Transport::Header { FIXED } else { 0 };
-    let (fixed, written) = id.split_at_checked(fixed)?;
-    let seqid = fixed.get(SEQID).and_then(|seqid| seqid.first_chunk()).copied().unwrap_or_default();
-    Some((seqid, written, Envelope::read(form.encoding, written).ok()??))
+    /// As binary messages were written before there were strict ones.
+    pub(super) is_old: bool,
 }
 
 /// Writes what `bytes` holds, a message or the head of one, for the transport `to` and under `seqid`.
@@ -80,9 +105,17 @@ pub(super) fn put(
     out: &mut Output,
 ) {
     // Codecs only let messages through that hold their envelope.
-    let Some((start, envelope)) = form.open(bytes) else { return out.put_shared(bytes, 0, charge) };
-    let before = envelope.seqid.len();
-    let size = size(form, bytes, start) - before + seqid.message.len();
+    let Some((start, envelope)) = form.open(bytes) else { return };
+    let message = &bytes[start..];
+    let rewritten;
+    let front = if form.encoding == Encoding::Binary && envelope.is_old != seqid.is_old {
+        let name = &message[envelope.name.clone()];
+        rewritten = envelope::binary_front(seqid.is_old, envelope.kind, name);
+        &rewritten[..]
+    } else {
+        &message[..envelope.seqid.start]
+    };
+    let size = size(form, bytes, start) - envelope.seqid.end + front.len() + seqid.message.len();
     match (to, form.transport) {
         (Transport::Buffered, _) => {}
         (Transport::Framed, _) => out.put(&length(size)),
@@ -98,7 +131,7 @@ pub(super) fn put(
             out.put(&header);
         }
     }
-    out.put(&bytes[start..start + envelope.seqid.start]);
+    out.put(front);
     out.put(seqid.message);
     out.put_shared(bytes, start + envelope.seqid.end, charge);
 }

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::Spec;
-use super::carry::{self, Form, Seqid};
+use super::carry::{self, Form, Named, Seqid};
 use super::cutter::{Cut, Cutter, Fault, Message, TRANSFORMED};
 use super::envelope::{CALL, Envelope, ONEWAY};
 use super::refusal::{self, Code};
 use super::settings::Transport;
+use super::walk::MAX_DEPTH;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Received, Refusal, Reply, Request};
 use crate::wire::Output;
 
 const ENCODING: &str = "encoding other than the upstream's";
 const PAIRS: &str = "THeader with values, for an upstream that has no place for them";
 const KIND: &str = "message that is neither a call nor one-way";
+/// A server that takes names for text would end its connection.
+const NAME: &str = "name of a method that is no UTF-8";
 
 /// Reads requests and writes replies.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ impl Client {
     pub(super) fn new(spec: Arc<Spec>, max_buffered: usize) -> Self {
         // Parts of a frame can only go on as parts of one.
         let max_buffered = Some(max_buffered).filter(|_| spec.form.transport == Transport::Framed);
-        let cutter = Cutter::new(None, max_buffered, spec.max_message);
+        let cutter = Cutter::new(None, max_buffered, spec.max_message, MAX_DEPTH);
         Self { spec, cutter, fault: None }
     }
 
@@ -44,7 +47,7 @@ impl Client {
         let form = self.cutter.form().unwrap_or(self.spec.form);
         let Message { bytes, start, envelope, is_plain } = message;
         let id = carry::id(form, &bytes, start, &envelope);
-        if let Some(what) = self.misfit(form, &envelope, is_plain) {
+        if let Some(what) = self.misfit(form, &bytes[start..], &envelope, is_plain) {
             return Err(Fault { id, reason: Malformed::Invalid(what) });
         }
         let oneway = self.is_oneway(&bytes[start..], &envelope);
@@ -57,11 +60,19 @@ impl Client {
     }
 
     /// Why a message cannot go to the upstream, if it cannot.
-    fn misfit(&self, form: Form, envelope: &Envelope, is_plain: bool) -> Option<&'static str> {
+    fn misfit(
+        &self,
+        form: Form,
+        message: &[u8],
+        envelope: &Envelope,
+        is_plain: bool,
+    ) -> Option<&'static str> {
         if form.encoding != self.spec.form.encoding {
             Some(ENCODING)
         } else if !matches!(envelope.kind, CALL | ONEWAY) {
             Some(KIND)
+        } else if std::str::from_utf8(&message[envelope.name.clone()]).is_err() {
+            Some(NAME)
         } else if !is_plain && self.spec.form.transport != Transport::Header {
             Some(PAIRS)
         } else {
@@ -97,27 +108,21 @@ impl Downstream for Client {
     }
 
     fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output) {
-        let to = self.cutter.form().unwrap_or(self.spec.form);
-        match carry::open_id(to, id) {
-            Some((header, written, envelope)) => {
-                let seqid = Seqid { message: &written[envelope.seqid], header };
-                carry::put(self.spec.form, to.transport, (&reply.bytes, &reply.charge), &seqid, out);
-            }
-            // Not an id of ours.
-            None => out.put_bytes(reply.bytes, reply.charge),
-        }
+        // Nobody gets what was not written for it.
+        let Some(Named { form, header, written, envelope }) = Named::open(id) else { return };
+        let seqid = Seqid { message: &written[envelope.seqid], header, is_old: envelope.is_old };
+        carry::put(self.spec.form, form.transport, (&reply.bytes, &reply.charge), &seqid, out);
     }
 
     fn refuse(&mut self, id: &Id, refusal: &Refusal, out: &mut Output) -> bool {
-        let Some(form) = self.cutter.form() else { return false };
-        let Some((seqid, written, envelope)) = carry::open_id(form, id) else { return false };
+        let Some(Named { form, header, written, envelope }) = Named::open(id) else { return false };
         // It would pass for the reply to another request.
         if self.is_oneway(written, &envelope) {
             return false;
         }
         let (code, text) = self.words(refusal);
         let exception = refusal::exception(form.encoding, (written, &envelope), code, &text);
-        out.put(&carry::wrap(form, &exception, seqid));
+        out.put(&carry::wrap(form, &exception, header));
         true
     }
 }

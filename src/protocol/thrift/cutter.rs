@@ -67,6 +67,8 @@ pub(super) struct Cutter {
     /// The longest framed message that comes whole; `None` where all do.
     max_buffered: Option<usize>,
     max_message: usize,
+    /// How deep a message may be.
+    max_depth: usize,
     /// The length of the frame at the front, once that was read.
     total: Option<usize>,
     /// The message without a frame at the front, once its envelope was read: its walk, and the bytes walked.
@@ -83,9 +85,14 @@ struct Rest {
 }
 
 impl Cutter {
-    pub(super) fn new(form: Option<Form>, max_buffered: Option<usize>, max_message: usize) -> Self {
+    pub(super) fn new(
+        form: Option<Form>,
+        max_buffered: Option<usize>,
+        max_message: usize,
+        max_depth: usize,
+    ) -> Self {
         let max_buffered = max_buffered.map(|most| most.max(MIN_HEAD));
-        Self { form, max_buffered, max_message, total: None, open: None, rest: None }
+        Self { form, max_buffered, max_message, max_depth, total: None, open: None, rest: None }
     }
 
     /// What is spoken, as far as that is known.
@@ -125,7 +132,7 @@ impl Cutter {
             };
             let left = self.max_message.saturating_sub(envelope.end);
             let walked = envelope.end;
-            self.open = Some((envelope, Walk::new(encoding, left as u64, over), walked));
+            self.open = Some((envelope, Walk::new(encoding, self.max_depth, left as u64, over), walked));
         }
         let Some((envelope, walk, walked)) = &mut self.open else { return Ok(Cut::More(Need::Unknown)) };
         let form = Form { transport: Transport::Buffered, encoding };
@@ -160,8 +167,8 @@ impl Cutter {
         let message = &input[start..head];
         let envelope = Envelope::read(form.encoding, message)?.ok_or(Malformed::Invalid(SHORT))?;
         let id = || carry::id(form, input, start, &envelope);
-        let mut walk =
-            Walk::new(form.encoding, (total - start - envelope.end) as u64, Malformed::Invalid(SHORT));
+        let left = (total - start - envelope.end) as u64;
+        let mut walk = Walk::new(form.encoding, self.max_depth, left, Malformed::Invalid(SHORT));
         let end = walk.feed(&message[envelope.end..]).map_err(|reason| Fault { id: id(), reason })?;
         if end.is_some_and(|end| rest > 0 || end < message.len() - envelope.end) {
             return Err(Fault { id: id(), reason: Malformed::Invalid(LONG) });

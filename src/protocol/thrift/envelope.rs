@@ -1,7 +1,7 @@
 //! What stands before the arguments of a message: its kind, its name and its seqid, in each encoding.
 //!
-//! Invariant: an envelope is read, never rebuilt; a change is made in place, so what a client wrote is what it gets
-//! back. Specification: `thrift-binary-protocol.md`, `thrift-compact-protocol.md`; JSON as its libraries write it.
+//! Invariant: an envelope is read, and rebuilt only to make an old one strict or back; else a change is made in place, so
+//! what a client wrote is what it gets back. Specification: `thrift-binary-protocol.md`, `thrift-compact-protocol.md`; JSON as its libraries write it.
 
 use std::ops::Range;
 
@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::json;
 use super::settings::Encoding;
+use super::walk::{VARINT, VARINT_32, VARINT_64};
 use crate::frame;
 use crate::protocol::Malformed;
 
@@ -41,6 +42,8 @@ pub(super) struct Envelope {
     /// Where the seqid stands.
     pub(super) seqid: Range<usize>,
     pub(super) number: i32,
+    /// As binary messages were written before there were strict ones.
+    pub(super) is_old: bool,
     /// Where the arguments begin.
     pub(super) end: usize,
 }
@@ -104,10 +107,13 @@ impl<'b> Cursor<'b> {
         Ok(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 
-    pub(super) fn varint(&mut self) -> Result<u64, Stop> {
+    /// A varint of at most `most` bytes.
+    pub(super) fn varint(&mut self, most: u8) -> Result<u64, Stop> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let overlong = |_| Stop::Bad("varint of more than 64 bits");
-        let (number, size) = frame::varint(rest).map_err(overlong)?.ok_or(Stop::Short)?;
+        let most = usize::from(most);
+        let (rest, is_cut) = (&rest[..rest.len().min(most)], rest.len() >= most);
+        let short = if is_cut { Stop::Bad(VARINT) } else { Stop::Short };
+        let (number, size) = frame::varint(rest).map_err(|_| Stop::Bad(VARINT))?.ok_or(short)?;
         self.at += size;
         Ok(number)
     }
@@ -137,7 +143,8 @@ fn binary(message: &[u8]) -> Result<Envelope, Stop> {
     let start = cursor.at;
     let number = cursor.be32()?.cast_signed();
     let end = cursor.at;
-    Ok(Envelope { kind: message[kind_at], kind_at, name, seqid: start..end, number, end })
+    let is_old = first >> 16 != STRICT;
+    Ok(Envelope { kind: message[kind_at], kind_at, name, seqid: start..end, number, is_old, end })
 }
 
 fn compact(message: &[u8]) -> Result<Envelope, Stop> {
@@ -152,11 +159,12 @@ fn compact(message: &[u8]) -> Result<Envelope, Stop> {
     let start = cursor.at;
     // Some libraries write negative numbers as ones of 64 bits.
     #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are the number")]
-    let number = (cursor.varint()? as u32).cast_signed();
+    let number = (cursor.varint(VARINT_64)? as u32).cast_signed();
     let seqid = start..cursor.at;
-    let size = cursor.varint()?;
+    let size = cursor.varint(VARINT_32)?;
     let name = cursor.name(size)?;
-    Ok(Envelope { kind: second >> VERSION_BITS, kind_at: 1, name, seqid, number, end: cursor.at })
+    let (kind, end) = (second >> VERSION_BITS, cursor.at);
+    Ok(Envelope { kind, kind_at: 1, name, seqid, number, is_old: false, end })
 }
 
 /// Bytes of a seqid.
@@ -193,18 +201,23 @@ pub(super) fn put_varint(mut number: u32, mut put: impl FnMut(u8)) {
     put(number.to_le_bytes()[0]);
 }
 
+/// What stands before the seqid of a binary message.
+pub(super) fn binary_front(is_old: bool, kind: u8, name: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(name.len()).unwrap_or(u32::MAX).to_be_bytes();
+    if is_old {
+        return [&size[..], name, &[kind]].concat();
+    }
+    [&(STRICT << 16 | u32::from(kind)).to_be_bytes()[..], &size, name].concat()
+}
+
 /// A whole envelope, strict where that makes a difference.
 pub(super) fn write(encoding: Encoding, kind: u8, name: &[u8], number: i32) -> Vec<u8> {
-    let size = u32::try_from(name.len()).unwrap_or(u32::MAX);
     match encoding {
-        Encoding::Binary => {
-            let first = STRICT << 16 | u32::from(kind);
-            [&first.to_be_bytes(), &size.to_be_bytes(), name, &number.to_be_bytes()].concat()
-        }
+        Encoding::Binary => [&binary_front(false, kind, name)[..], &number.to_be_bytes()].concat(),
         Encoding::Compact => {
             let mut bytes = vec![COMPACT, kind_byte(encoding, kind)];
             bytes.extend_from_slice(&seqid(encoding, number));
-            put_varint(size, |byte| bytes.push(byte));
+            put_varint(u32::try_from(name.len()).unwrap_or(u32::MAX), |byte| bytes.push(byte));
             bytes.extend_from_slice(name);
             bytes
         }

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::envelope::{Cursor, Stop};
 use super::settings::Encoding;
+use super::walk::VARINT_32;
 
 /// What follows the length of a frame with a header.
 pub(super) const MAGIC: [u8; 2] = [0x0f, 0xff];
@@ -55,23 +56,23 @@ impl Header {
     }
 
     fn rest(rest: &mut Cursor<'_>, size: usize, end: usize) -> Result<Self, Stop> {
-        let encoding = match rest.varint()? {
+        let encoding = match rest.varint(VARINT_32)? {
             0 => Encoding::Binary,
             2 => Encoding::Compact,
             _ => return Err(Stop::Bad("THeader with a protocol that is neither binary nor compact")),
         };
-        let is_transformed = rest.varint()? > 0;
+        let is_transformed = rest.varint(VARINT_32)? > 0;
         let mut header = Self { encoding, end, is_plain: true, is_transformed };
         if is_transformed {
             return Ok(header);
         }
         while rest.at < size {
-            match rest.varint()? {
+            match rest.varint(VARINT_32)? {
                 // Padding up to the next word.
                 0 => break,
                 PAIRS => {
                     header.is_plain = false;
-                    for _ in 0..rest.varint()? {
+                    for _ in 0..rest.varint(VARINT_32)? {
                         text(rest)?;
                         text(rest)?;
                     }
@@ -84,7 +85,7 @@ impl Header {
 }
 
 fn text(rest: &mut Cursor<'_>) -> Result<(), Stop> {
-    let size = rest.varint()?;
+    let size = rest.varint(VARINT_32)?;
     rest.take(usize::try_from(size).unwrap_or(usize::MAX))?;
     Ok(())
 }

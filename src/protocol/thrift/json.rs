@@ -3,6 +3,8 @@
 //! Invariant: each byte is looked at once for the end of a message. Whether what is between the brackets is good
 //! Thrift is left to the server: nobody shares its connection meanwhile.
 
+use smallvec::SmallVec;
+
 use super::envelope::{Cursor, Envelope, LONG, MAX_NAME, Stop};
 use super::walk;
 use crate::protocol::Malformed;
@@ -36,7 +38,7 @@ pub(super) fn envelope(message: &[u8]) -> Result<Envelope, Stop> {
     let number = number(&mut cursor)?;
     let seqid = seqid..cursor.at;
     expect(&mut cursor, b',')?;
-    Ok(Envelope { kind, kind_at, name, seqid, number, end: cursor.at })
+    Ok(Envelope { kind, kind_at, name, seqid, number, is_old: false, end: cursor.at })
 }
 
 fn skip_space(cursor: &mut Cursor<'_>) -> Result<(), Stop> {
@@ -72,21 +74,19 @@ fn number(cursor: &mut Cursor<'_>) -> Result<i32, Stop> {
 /// The search for the end of a message, from behind its envelope on.
 #[derive(Debug)]
 pub(super) struct Scan {
-    /// A bit for each open bracket, the innermost lowest: whether it is a brace.
-    open: u128,
-    depth: usize,
+    /// Whether the bracket is a brace, for each that is open.
+    open: SmallVec<[bool; 32]>,
+    max_depth: usize,
     in_text: bool,
     escaped: bool,
 }
 
-/// A struct has two brackets: its own and that of the field it is in.
-const MAX_DEPTH: usize = 2 * walk::MAX_DEPTH;
-const _: () = assert!(MAX_DEPTH <= 128, "a bit for each");
-
 impl Scan {
-    /// Of a message whose first bracket is in its envelope.
-    pub(super) fn new() -> Self {
-        Self { open: 0, depth: 1, in_text: false, escaped: false }
+    /// Of a message whose first bracket is in its envelope, with so many structs and collections within each other.
+    pub(super) fn new(max_depth: usize) -> Self {
+        let open = SmallVec::from_slice(&[false]);
+        // A struct has two brackets: its own and that of the field it is in.
+        Self { open, max_depth: 2 * max_depth, in_text: false, escaped: false }
     }
 
     /// Goes on with `bytes`: after how many of them the message ends, if it does.
@@ -106,7 +106,7 @@ impl Scan {
                 b'[' | b'{' => self.enter(*byte == b'{')?,
                 b']' | b'}' => {
                     self.leave(*byte == b'}')?;
-                    if self.depth == 0 {
+                    if self.open.is_empty() {
                         return Ok(Some(index + 1));
                     }
                 }
@@ -117,20 +117,18 @@ impl Scan {
     }
 
     fn enter(&mut self, brace: bool) -> Result<(), Malformed> {
-        if self.depth == MAX_DEPTH {
+        if self.open.len() == self.max_depth {
             return Err(Malformed::Invalid(walk::DEEP));
         }
-        self.depth += 1;
-        self.open = self.open << 1 | u128::from(brace);
+        self.open.push(brace);
         Ok(())
     }
 
     fn leave(&mut self, brace: bool) -> Result<(), Malformed> {
-        if (self.open & 1 == 1) != brace {
-            return Err(Malformed::Invalid("brackets of a JSON message do not match"));
+        if self.open.pop() == Some(brace) {
+            Ok(())
+        } else {
+            Err(Malformed::Invalid("brackets of a JSON message do not match"))
         }
-        self.depth -= 1;
-        self.open >>= 1;
-        Ok(())
     }
 }

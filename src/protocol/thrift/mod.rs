@@ -3,6 +3,7 @@
 //! The options say what the upstream speaks. What a client speaks is detected, and turned into that where nothing is
 //! lost by it. Built by `config`; `session` and `connection` hold the halves.
 
+mod calls;
 mod carry;
 mod client;
 mod cutter;
@@ -118,12 +119,7 @@ impl Protocol for Thrift {
 
     /// The seqid, without its sign.
     fn number(&self, id: &Id) -> Option<u64> {
-        // No two of them begin alike.
-        let transports = [Transport::Buffered, Transport::Header].into_iter();
-        let mut forms =
-            transports.flat_map(|transport| Encoding::ALL.map(|encoding| Form { transport, encoding }));
-        let (_, _, envelope) = forms.find_map(|form| carry::open_id(form, id))?;
-        Some(envelope.number.cast_unsigned().into())
+        Some(carry::Named::open(id)?.envelope.number.cast_unsigned().into())
     }
 
     fn remedy(&self, reason: Malformed) -> &'static str {

@@ -1,31 +1,38 @@
 //! Finds the end of the arguments of a message by walking through them; nothing is built.
 //!
 //! Invariant: each byte is looked at once, in whatever pieces it comes; the work is bounded by the bytes there are,
-//! the memory by [`MAX_DEPTH`]. What is declared longer than the message may be is refused where it is declared.
+//! the memory by how deep it may be. What is declared longer than the message may be is refused where it is declared.
 
 use smallvec::SmallVec;
 
 use super::json;
 use super::settings::Encoding;
-use crate::frame::MAX_VARINT;
 use crate::protocol::Malformed;
 
-/// How deep structs and collections may be within each other, the arguments included. The libraries stop there as
-/// well, and what a server stops at would end the connection for all who share it.
+/// How deep values may be within each other in a request, from its arguments down to a number or text. The libraries
+/// skip no deeper, and what a server stops at would end the connection for all who share it.
 pub(super) const MAX_DEPTH: usize = 64;
+/// The same in a reply: its client reads it, and may do so as deep as its types go.
+pub(super) const MAX_REPLY_DEPTH: usize = 1000;
 
 /// Why a message is refused that is deeper.
-pub(super) const DEEP: &str = "structs and collections more than 64 deep";
+pub(super) const DEEP: &str = "values too deep within each other";
 const TYPE: &str = "type that Thrift does not have";
 const LENGTH: &str = "length below 0 or above 2^31 - 1";
-const VARINT: &str = "varint of more than 64 bits";
+pub(super) const VARINT: &str = "varint longer than its type takes";
+
+/// The most bytes of varints of 16, 32 and 64 bits. Of longer ones libraries read as many, and stop.
+const VARINT_16: u8 = 3;
+pub(super) const VARINT_32: u8 = 5;
+pub(super) const VARINT_64: u8 = 10;
 
 /// A value yet to be walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     /// So many bytes; none where the type says it all.
     Fixed(u8),
-    Varint,
+    /// Of so many bytes at most.
+    Varint(u8),
     Text,
     Struct,
     List,
@@ -53,6 +60,8 @@ enum Step {
     Field,
     /// The long form of a compact field's id.
     FieldId(Value),
+    /// A varint of so many bytes at most, of which only the end matters.
+    Number(u8),
     Value(Value),
     TextLength,
     ListHead,
@@ -68,7 +77,8 @@ enum Step {
 #[derive(Clone, Copy, Debug)]
 enum Width {
     Big(u8),
-    Varint,
+    /// Of so many bytes at most.
+    Varint(u8),
 }
 
 /// The walk through one message.
@@ -88,12 +98,13 @@ enum Way {
 }
 
 impl Walk {
-    /// Of a message that has at most `left` bytes behind its envelope; one that has more is `over`.
-    pub(super) fn new(encoding: Encoding, left: u64, over: Malformed) -> Self {
+    /// Of a message at most `max_depth` deep and with at most `left` bytes behind its envelope; one that has more is
+    /// `over`.
+    pub(super) fn new(encoding: Encoding, max_depth: usize, left: u64, over: Malformed) -> Self {
         let way = match encoding {
-            Encoding::Binary => Way::Fields(Fields::new(false)),
-            Encoding::Compact => Way::Fields(Fields::new(true)),
-            Encoding::Json => Way::Json(json::Scan::new()),
+            Encoding::Binary => Way::Fields(Fields::new(false, max_depth)),
+            Encoding::Compact => Way::Fields(Fields::new(true, max_depth)),
+            Encoding::Json => Way::Json(json::Scan::new(max_depth)),
         };
         Self { way, left, over }
     }
@@ -117,6 +128,7 @@ impl Walk {
 #[derive(Debug)]
 struct Fields {
     compact: bool,
+    max_depth: usize,
     stack: SmallVec<[Level; 8]>,
     step: Step,
     /// Bytes without a meaning here.
@@ -129,9 +141,9 @@ struct Fields {
 }
 
 impl Fields {
-    fn new(compact: bool) -> Self {
+    fn new(compact: bool, max_depth: usize) -> Self {
         let stack = SmallVec::from_slice(&[Level::Struct]);
-        Self { compact, stack, step: Step::Field, skip: 0, declared: 0, number: 0, digits: 0 }
+        Self { compact, max_depth, stack, step: Step::Field, skip: 0, declared: 0, number: 0, digits: 0 }
     }
 
     /// The least bytes that a value has.
@@ -182,8 +194,9 @@ impl Fields {
                     self.number = self.number << 8 | u64::from(*byte);
                     self.digits + 1 == size
                 }
-                Width::Varint => {
-                    if usize::from(self.digits) == MAX_VARINT - 1 && *byte > 1 {
+                Width::Varint(most) => {
+                    let digits = self.digits + 1;
+                    if (digits == most && *byte > 0x7f) || (digits == VARINT_64 && *byte > 1) {
                         return Err(Malformed::Invalid(VARINT));
                     }
                     self.number |= u64::from(byte & 0x7f) << (7 * self.digits);
@@ -203,7 +216,9 @@ impl Fields {
         match self.step {
             Step::TextLength | Step::ListCount(_) | Step::MapCount(..) if !self.compact => Width::Big(4),
             Step::MapHead if !self.compact => Width::Big(2),
-            Step::FieldId(_) | Step::TextLength | Step::ListCount(_) | Step::MapHead => Width::Varint,
+            Step::TextLength | Step::ListCount(_) | Step::MapHead => Width::Varint(VARINT_32),
+            Step::FieldId(_) => Width::Varint(VARINT_16),
+            Step::Number(most) => Width::Varint(most),
             _ => Width::Big(1),
         }
     }
@@ -224,30 +239,27 @@ impl Fields {
     }
 
     fn enter(&mut self, value: Value) -> Result<(), Malformed> {
+        self.check_depth(0)?;
         self.step = match value {
             Value::Fixed(size) => {
                 self.skip = size.into();
                 Step::Next
             }
-            // Only its end matters, as with the id of a field.
-            Value::Varint => Step::FieldId(Value::Fixed(0)),
+            Value::Varint(most) => Step::Number(most),
             Value::Text => Step::TextLength,
             Value::List => Step::ListHead,
             Value::Map => Step::MapHead,
             Value::Struct => {
-                self.push(Level::Struct)?;
+                self.stack.push(Level::Struct);
                 Step::Field
             }
         };
         Ok(())
     }
 
-    fn push(&mut self, level: Level) -> Result<(), Malformed> {
-        if self.stack.len() == MAX_DEPTH {
-            return Err(Malformed::Invalid(DEEP));
-        }
-        self.stack.push(level);
-        Ok(())
+    /// Whether a value may be here, so many levels below the innermost that is open.
+    fn check_depth(&self, below: usize) -> Result<(), Malformed> {
+        if self.stack.len() + below < self.max_depth { Ok(()) } else { Err(Malformed::Invalid(DEEP)) }
     }
 
     /// The present step, which begins with `number`.
@@ -257,6 +269,7 @@ impl Fields {
         self.step = match self.step {
             Step::Field => return self.field(low),
             Step::FieldId(value) => Step::Value(value),
+            Step::Number(_) => Step::Next,
             Step::TextLength => {
                 self.skip = length(number)?;
                 self.declared = self.skip;
@@ -306,9 +319,10 @@ impl Fields {
         self.declared = count * least;
         if matches!((key, value), (Value::Fixed(_), Value::Fixed(_))) {
             self.skip = self.declared;
-            return Ok(());
+            return self.check_depth(1);
         }
-        self.push(Level::Values { key, value, left: count * each })
+        self.stack.push(Level::Values { key, value, left: count * each });
+        Ok(())
     }
 }
 
@@ -336,7 +350,9 @@ fn binary(kind: u8) -> Result<Value, Malformed> {
 fn compact(kind: u8) -> Result<Value, Malformed> {
     Ok(match kind {
         1..=3 => Value::Fixed(1),
-        4..=6 => Value::Varint,
+        4 => Value::Varint(VARINT_16),
+        5 => Value::Varint(VARINT_32),
+        6 => Value::Varint(VARINT_64),
         7 => Value::Fixed(8),
         8 => Value::Text,
         9 | 10 => Value::List,

@@ -26,6 +26,7 @@ const SECOND: Duration = Duration::from_secs(1);
 mod hand_over;
 mod parts;
 mod parts_trouble;
+mod thrift;
 mod trouble;
 
 struct Front {

@@ -115,29 +115,65 @@ fn refusals_are_exceptions() {
 }
 
 #[test]
-fn old_binary_messages_keep_their_form() {
+fn old_binary_messages_reach_a_server_as_strict_ones() {
     let old = |kind: u8, name: &str, seqid: i32| {
         let size = u32::try_from(name.len()).unwrap().to_be_bytes();
         [&size[..], name.as_bytes(), &[kind], &seqid.to_be_bytes(), &[0]].concat()
     };
-    for transport in [Transport::Framed, Transport::Buffered] {
-        let thrift = thrift(Transport::Framed, Encoding::Binary);
+    let strict = |kind, seqid| [&envelope::write(Encoding::Binary, kind, b"ping", seqid)[..], &[0]].concat();
+    for (from, to) in [Transport::Framed, Transport::Buffered]
+        .into_iter()
+        .flat_map(|from| Transport::ALL.map(|to| (from, to)))
+    {
+        let thrift = thrift(to, Encoding::Binary);
         let mut client = thrift.downstream(usize::MAX);
         let said = old(1, "ping", -5);
-        let (id, request) = request(&mut *client, &as_client(transport, Encoding::Binary, 0, &said));
+        let (id, request) = request(&mut *client, &as_client(from, Encoding::Binary, 0, &said));
         assert_eq!(thrift.method(&request.bytes), Some(&b"ping"[..]));
-        let mut server = thrift.upstream(usize::MAX);
-        assert_eq!(sent(&mut *server, &request, 8), framed(&old(1, "ping", 8)));
-        let (tag, reply) = reply(&mut *server, &framed(&old(2, "ping", 8)));
-        assert_eq!(tag, Some(Tag(8)));
-        let got = answered(&mut *client, &id, reply);
-        assert_eq!(got, as_client(transport, Encoding::Binary, 0, &old(2, "ping", -5)));
+        let as_server = |message: &[u8]| {
+            let mut bytes = as_client(to, Encoding::Binary, 8, message);
+            if to == Transport::Header {
+                bytes[7] = 0;
+            }
+            bytes
+        };
+        // Some servers answer in the old form all the same.
+        for answer in [strict(2, 8), old(2, "ping", 8)] {
+            let mut server = thrift.upstream(usize::MAX);
+            assert_eq!(sent(&mut *server, &request, 8), as_server(&strict(1, 8)), "{from:?} {to:?}");
+            let (tag, reply) = reply(&mut *server, &as_server(&answer));
+            assert_eq!(tag, Some(Tag(8)));
+            let got = answered(&mut *client, &id, reply);
+            assert_eq!(got, as_client(from, Encoding::Binary, 0, &old(2, "ping", -5)), "{from:?} {to:?}");
+        }
         let told = refused(&mut *client, &id, &Refusal::Lost).unwrap();
         let head = old(3, "ping", -5);
-        let expected = as_client(transport, Encoding::Binary, 0, &head[..head.len() - 1]);
-        let skip = if transport == Transport::Framed { 4 } else { 0 };
+        let expected = as_client(from, Encoding::Binary, 0, &head[..head.len() - 1]);
+        let skip = if from == Transport::Framed { 4 } else { 0 };
         assert_eq!(told[skip..][..head.len() - 1], expected[skip..]);
     }
+}
+
+#[test]
+fn a_header_client_may_change_its_encoding_while_a_call_is_out() {
+    let thrift = thrift(Transport::Framed, Encoding::Binary);
+    let (mut client, mut server) = (thrift.downstream(usize::MAX), thrift.upstream(usize::MAX));
+    let said = |encoding, seqid| with_header(encoding, seqid, &[], &message(encoding, 1, "m", seqid, "x"));
+    let (id, request) = request(&mut *client, &said(Encoding::Binary, 77));
+    sent(&mut *server, &request, 5);
+    let other = said(Encoding::Compact, 78);
+    assert!(client.decode(&mut BytesMut::from(&other[..])).is_err());
+    let plain = |message: &[u8]| {
+        let mut bytes = with_header(Encoding::Binary, 77, &[], message);
+        bytes[7] = 0;
+        bytes
+    };
+    let (_, reply) = reply(&mut *server, &framed(&message(Encoding::Binary, 2, "m", 5, "y")));
+    let got = answered(&mut *client, &id, reply);
+    assert_eq!(got, plain(&message(Encoding::Binary, 2, "m", 77, "y")), "{}", got.escape_ascii());
+    let told = refused(&mut *client, &id, &Refusal::Lost).unwrap();
+    let lost = exception(Encoding::Binary, "m", 77, "upstream connection was lost", 6);
+    assert_eq!(told, plain(&lost), "{}", told.escape_ascii());
 }
 
 #[test]
@@ -179,24 +215,6 @@ fn oneway_by_kind_and_by_name() {
         assert_eq!(bytes[seqid], i32::MAX.to_be_bytes());
         assert!(server.speaks_unasked());
     }
-}
-
-#[test]
-fn what_answers_a_oneway_answers_nobody() {
-    let thrift = thrift(Transport::Framed, Encoding::Binary);
-    let answer = |seqid| framed(&message(Encoding::Binary, 3, "log", seqid, "no such method"));
-    let mut server = thrift.upstream(usize::MAX);
-    assert_eq!(reply(&mut *server, &answer(i32::MAX)).0, Some(Tag(i32::MAX as u64)));
-    assert_eq!(reply(&mut *server, &answer(0)).0, None);
-    assert_eq!(reply(&mut *server, &answer(-1)).0, Some(Tag(u32::MAX.into())));
-
-    let said = framed(&message(Encoding::Binary, 4, "log", 3, "x"));
-    let (_, request) = request(&mut *thrift.downstream(usize::MAX), &said);
-    sent(&mut *server, &request, 4);
-    let mut input = BytesMut::from(&answer(i32::MAX)[..]);
-    assert!(matches!(server.decode(&mut input), Ok(Answered::Control(None))));
-    assert_eq!(reply(&mut *server, &answer(7)).0, Some(Tag(7)));
-    assert!(server.decode(&mut BytesMut::from(&answer(0)[..])).is_err());
 }
 
 #[test]

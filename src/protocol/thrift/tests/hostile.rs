@@ -63,7 +63,7 @@ fn lengths_and_types_that_cannot_be() {
     }
     assert_eq!(outcomes(Encoding::Compact, &[0x1e]), [kind; 2]);
     assert_eq!(outcomes(Encoding::Compact, &[0x19, 0x10]), [kind; 2]);
-    let long = Some(Malformed::Invalid("varint of more than 64 bits"));
+    let long = Some(Malformed::Invalid("varint longer than its type takes"));
     assert_eq!(outcomes(Encoding::Compact, &[&[0x16][..], &[0xff; 10]].concat()), [long; 2]);
 }
 
@@ -89,7 +89,7 @@ fn depth_is_bounded() {
         let closes = if encoding == Encoding::Json { closes[..closes.len() - 1].to_vec() } else { closes };
         outcomes(encoding, &[first, &opens[..], inner, &closes[..], last].concat())
     };
-    let too_deep = Some(Malformed::Invalid("structs and collections more than 64 deep"));
+    let too_deep = Some(Malformed::Invalid("values too deep within each other"));
     for encoding in [Encoding::Binary, Encoding::Compact] {
         assert_eq!(deep(encoding, 63), [None; 2], "{encoding:?}");
         assert_eq!(deep(encoding, 64), [too_deep; 2], "{encoding:?}");
@@ -100,6 +100,84 @@ fn depth_is_bounded() {
     // Lists of one list each.
     let lists = [&[15, 0, 1][..], &[15, 0, 0, 0, 1].repeat(70)].concat();
     assert_eq!(outcomes(Encoding::Binary, &lists), [too_deep; 2]);
+}
+
+#[test]
+fn varints_are_no_longer_than_their_type_takes() {
+    let long = Some(Malformed::Invalid("varint longer than its type takes"));
+    let varint = |size: usize| [&vec![0x80; size - 1][..], &[0]].concat();
+    // Fields of 16, 32 and 64 bits; the id of one; the lengths of a text, a list and a map.
+    let cases: [(&[u8], usize, &[u8]); 7] = [
+        (&[0x14], 3, &[0]),
+        (&[0x15], 5, &[0]),
+        (&[0x16], 10, &[0]),
+        (&[0x03], 3, &[7, 0]),
+        (&[0x18], 5, &[0]),
+        (&[0x19, 0xf3], 5, &[0]),
+        (&[0x1b], 5, &[0]),
+    ];
+    for (before, most, after) in cases {
+        let fields = |size| [before, &varint(size), after].concat();
+        assert_eq!(outcomes(Encoding::Compact, &fields(most)), [None; 2], "{before:x?}");
+        assert_eq!(outcomes(Encoding::Compact, &fields(most + 1)), [long; 2], "{before:x?}");
+    }
+    // The length of a name.
+    let named =
+        |size: usize| [&[0x82, 0x21, 1][..], &[&[0x81][..], &varint(size - 1)].concat(), &[b'm', 0]].concat();
+    let accepts = |said: &[u8]| {
+        thrift(Transport::Framed, Encoding::Compact)
+            .downstream(usize::MAX)
+            .decode(&mut BytesMut::from(said))
+            .is_ok()
+    };
+    assert!(accepts(&framed(&named(5))));
+    assert!(!accepts(&framed(&named(6))));
+}
+
+#[test]
+fn no_deeper_than_the_libraries_skip() {
+    // So many structs in the arguments, and in the innermost what is given.
+    let nested = |structs: usize, inner: &[u8]| {
+        [&[12, 0, 9].repeat(structs)[..], inner, &vec![0; structs + 1]].concat()
+    };
+    let too_deep = Some(Malformed::Invalid("values too deep within each other"));
+    let number = [3, 0, 1, 7];
+    let (list, none) = ([15, 0, 1, 3, 0, 0, 0, 1, 7], [15, 0, 1, 3, 0, 0, 0, 0]);
+    let map = [13, 0, 1, 3, 3, 0, 0, 0, 1, 7, 7];
+    for (structs, inner) in [(62, &number[..]), (61, &list), (61, &map), (62, &none)] {
+        assert_eq!(outcomes(Encoding::Binary, &nested(structs, inner)), [None; 2], "{inner:?}");
+        assert_eq!(outcomes(Encoding::Binary, &nested(structs + 1, inner)), [too_deep; 2], "{inner:?}");
+    }
+}
+
+#[test]
+fn a_name_that_is_no_text_is_refused() {
+    for encoding in [Encoding::Binary, Encoding::Compact] {
+        let said = [&envelope::write(encoding, envelope::CALL, b"m\xff", 1)[..], &[0]].concat();
+        let mut client = thrift(Transport::Framed, encoding).downstream(usize::MAX);
+        let bad = client.decode(&mut BytesMut::from(&framed(&said)[..])).unwrap_err();
+        assert_eq!(bad.reason, Malformed::Invalid("name of a method that is no UTF-8"));
+    }
+}
+
+#[test]
+fn a_reply_may_be_deeper_than_a_request() {
+    let binary = |levels: usize| [&[12, 0, 1].repeat(levels)[..], &vec![0; levels + 1]].concat();
+    let json =
+        |levels| [&b"{\"1\":{\"rec\":".repeat(levels)[..], b"{}", &b"}}".repeat(levels), b"]"].concat();
+    let answer = |encoding, fields: &[u8]| {
+        let said = framed(&[&envelope::write(encoding, envelope::REPLY, b"m", 1)[..], fields].concat());
+        thrift(Transport::Framed, encoding)
+            .upstream(usize::MAX)
+            .decode(&mut BytesMut::from(&said[..]))
+            .map(drop)
+    };
+    assert_eq!(answer(Encoding::Binary, &binary(999)), Ok(()));
+    let too_deep = Malformed::Invalid("values too deep within each other");
+    assert_eq!(answer(Encoding::Binary, &binary(1000)), Err(too_deep));
+    assert_eq!(answer(Encoding::Binary, &[12, 0, 1].repeat(100_000)), Err(too_deep));
+    assert_eq!(answer(Encoding::Json, &json(900)), Ok(()));
+    assert_eq!(answer(Encoding::Json, &json(1000)), Err(too_deep));
 }
 
 #[test]

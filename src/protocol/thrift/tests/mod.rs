@@ -4,6 +4,7 @@ mod forms;
 mod fuzz;
 mod hostile;
 mod model;
+mod names;
 mod parts;
 
 use std::convert::Infallible;

@@ -1,0 +1,84 @@
+//! Thrift servers that do not bring the seqid back, or put another name into a reply.
+
+use super::*;
+use crate::protocol::thrift;
+
+const CALL: u8 = 1;
+const REPLY: u8 = 2;
+const EXCEPTION: u8 = 3;
+const ONEWAY: u8 = 4;
+
+fn front(mode: Mode) -> Front {
+    let protocol = thrift::Thrift::new(thrift::Settings::default()).unwrap();
+    Front::with(mode, Arc::new(protocol), |_| {}, Budget::new(1 << 26))
+}
+
+fn message(kind: u8, name: &str, seqid: i32) -> Vec<u8> {
+    let size = |size: usize| u32::try_from(size).unwrap().to_be_bytes();
+    let head = [&[0x80, 1, 0, kind][..], &size(name.len()), name.as_bytes(), &seqid.to_be_bytes()].concat();
+    [&size(head.len() + 1)[..], &head, &[0]].concat()
+}
+
+async fn heard(wire: &mut Wire) -> Vec<u8> {
+    settle().await;
+    let mut all = vec![0; 4096];
+    let count = wire.try_read(&mut all).unwrap_or(0);
+    all.truncate(count);
+    all
+}
+
+async fn say(wire: &mut Wire, kind: u8, name: &str, seqid: i32) {
+    wire.write_all(&message(kind, name, seqid)).await.unwrap();
+    settle().await;
+}
+
+/// The seqid of the last message in `bytes`, which has no arguments.
+fn seqid(bytes: &[u8]) -> i32 {
+    let end = bytes.len() - 1;
+    i32::from_be_bytes(bytes[end - 4..end].try_into().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_with_another_name_reaches_nobody() {
+    for mode in [Mode::Exclusive, Mode::Pipeline, Mode::Multiplex] {
+        let mut front = front(mode);
+        let mut server = front.server().await;
+        let mut client = front.connect();
+        say(&mut client.wire, CALL, "get", 7).await;
+        let tag = seqid(&heard(&mut server.wire).await);
+        say(&mut server.wire, REPLY, "smuggled", tag).await;
+        let told = heard(&mut client.wire).await;
+        assert_eq!(told[7], EXCEPTION, "{mode:?}: {}", told.escape_ascii());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_seqids_an_unlisted_oneway_gives_nobody_anothers_reply() {
+    for second in ["get", "log"] {
+        let mut front = front(Mode::Pipeline);
+        let mut server = front.server().await;
+        let (mut a, mut b) = (front.connect(), front.connect());
+        say(&mut a.wire, CALL, "log", 7).await;
+        say(&mut b.wire, CALL, second, 9).await;
+        assert!(!heard(&mut server.wire).await.is_empty());
+        // `log` is one-way to the server, or is the first time.
+        say(&mut server.wire, REPLY, second, 0).await;
+        let told = heard(&mut a.wire).await;
+        assert_eq!(told[7], EXCEPTION, "{}", told.escape_ascii());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_seqids_a_oneway_costs_the_next_call_nothing() {
+    let mut front = front(Mode::Exclusive);
+    let mut server = front.server().await;
+    let (mut a, mut b) = (front.connect(), front.connect());
+    say(&mut a.wire, ONEWAY, "log", 7).await;
+    for _ in 0..3 {
+        say(&mut b.wire, CALL, "get", 9).await;
+        assert!(!heard(&mut server.wire).await.is_empty());
+        say(&mut server.wire, REPLY, "get", 0).await;
+        let told = heard(&mut b.wire).await;
+        assert_eq!(told, message(REPLY, "get", 9), "{}", told.escape_ascii());
+    }
+}
