@@ -150,7 +150,9 @@ mod tests {
     fn a_bounded_number_of_oneways_is_remembered_each_for_one_answer() {
         let mut tags = Tags::new(None);
         let all: Vec<_> = (0..=MAX_ONEWAYS).filter_map(|_| tags.next()).collect();
-        all.iter().for_each(|tag| tags.note_oneway(*tag));
+        for tag in &all {
+            tags.note_oneway(*tag);
+        }
         let next = tags.next().unwrap();
         assert!(!tags.take_oneway(all[0]) && !tags.take_oneway(next));
         for tag in all[1..].iter().rev() {
