@@ -188,6 +188,25 @@ fn with_a_full_queue(preset: &str) {
     assert_eq!(daemon.metric("refused_total", &[("reason", "queue_full")]), 1);
 }
 
+/// A server that answers one-way calls all the same.
+#[test]
+fn a_sofa_server_answers_oneways() {
+    for mode in ["multiplex", "exclusive"] {
+        let mut server = Server::start(&["bolt", "sofa"]);
+        let daemon = Plan::without_protocol(mode, &server.address)
+            .set("protocol", "\"bolt\"")
+            .set("pool.max_connections", "2")
+            .start_ready();
+        assert!(client("oneway", "bolt", &daemon, CONNECTIONS).succeeds());
+        becomes("notes", CONNECTIONS, || server.count("notes"));
+        becomes("answers to them", CONNECTIONS, || daemon.metric("late_replies_total", &[]));
+        daemon.assert_conserved();
+        assert_eq!((daemon.outcome("sent"), daemon.outcome("ok")), (CONNECTIONS, CONNECTIONS), "{mode}");
+        assert_eq!(daemon.metric("desync_total", &[]), 0, "{mode}");
+        assert!(server.count("accepted") <= 2);
+    }
+}
+
 /// Fifty neighbours on the same connection go on while others send what is no request.
 fn bad_input(preset: &str, bad: &[&[u8]]) {
     let mut server = Server::start(&[preset]);

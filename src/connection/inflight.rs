@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
+use super::tags::Tags;
 use crate::events::Rung;
 use crate::exchange::Exchange;
 use crate::lifecycle::earliest;
@@ -16,9 +17,6 @@ use crate::protocol::{Mode, Refusal, Tag, TagSpace};
 
 /// The end of a request of which more parts are to come.
 pub(super) const OPEN_END: u64 = u64::MAX;
-/// Tags of at least this many values count up and are never used twice; fewer are recycled. All four bytes are so many,
-/// with or without a sign.
-const NEVER_RECYCLED: u64 = 1 << 30;
 
 /// A request whose reply is due, or that is on its way if there will be none.
 #[derive(Debug)]
@@ -95,13 +93,15 @@ pub(super) struct InFlight {
     /// One-way requests the kernel does not have whole.
     oneways: VecDeque<Entry>,
     tags: Tags,
+    /// The server has brought a tag back: so it always does.
+    brings_back: bool,
 }
 
 impl InFlight {
     pub(super) fn new(mode: Mode, space: Option<TagSpace>) -> Self {
         let by_tag = mode == Mode::Multiplex;
         let (entries, oneways) = (VecDeque::new(), VecDeque::new());
-        Self { by_tag, entries, begun: None, oneways, tags: Tags::new(space) }
+        Self { by_tag, entries, begun: None, oneways, tags: Tags::new(space), brings_back: false }
     }
 
     /// A tag for the next request; `None` if they are used up, and the connection with them.
@@ -163,11 +163,22 @@ impl InFlight {
             let index = self.entries.iter().position(|e| e.tag == tag)?;
             self.entries.remove(index)?
         } else {
-            let fits = |e: &Entry| tag.is_none_or(|tag| tag == e.tag);
+            let fits = |e: &Entry| tag.map_or(!self.brings_back, |tag| tag == e.tag);
             self.entries.front().is_some_and(fits).then(|| self.entries.pop_front()).flatten()?
         };
+        self.brings_back |= tag.is_some();
         self.tags.free(entry.tag);
         Some(entry)
+    }
+
+    /// Whether a reply with `tag` is a server's answer to a one-way request, the first to it.
+    pub(super) fn answers_oneway(&mut self, tag: Option<Tag>) -> bool {
+        tag.is_some_and(|tag| self.tags.take_oneway(tag))
+    }
+
+    /// Whether a server may yet answer a one-way request.
+    pub(super) fn may_answer_oneways(&self) -> bool {
+        self.tags.has_oneways()
     }
 
     /// Notes that the kernel has everything before `written`; returns the one-way requests thereby sent.
@@ -183,7 +194,8 @@ impl InFlight {
             }
         }
         let sent = self.oneways.iter().take_while(|e| !e.is_unwritten(written)).count();
-        self.oneways.drain(..sent).map(|e| e.exchange).collect()
+        let tags = &mut self.tags;
+        self.oneways.drain(..sent).inspect(|e| tags.note_oneway(e.tag)).map(|e| e.exchange).collect()
     }
 
     /// Replies due.
@@ -274,57 +286,6 @@ impl InFlight {
     }
 }
 
-/// The numbers of one connection: fresh ones first, then, if there are few, the one free for longest.
-#[derive(Debug)]
-struct Tags {
-    fresh: u64,
-    space: TagSpace,
-    recycled: Option<VecDeque<Tag>>,
-}
-
-impl Tags {
-    fn new(space: Option<TagSpace>) -> Self {
-        let space = space.unwrap_or(TagSpace { last: u64::MAX, avoid: Vec::new() });
-        let recycled = (space.last < NEVER_RECYCLED).then(VecDeque::new);
-        let mut tags = Self { fresh: 1, space, recycled };
-        tags.skip_avoided();
-        tags
-    }
-
-    fn skip_avoided(&mut self) {
-        while self.fresh < self.space.last && self.space.avoid.contains(&self.fresh) {
-            self.fresh += 1;
-        }
-    }
-
-    fn has_fresh(&self) -> bool {
-        self.fresh < self.space.last
-            || (self.fresh == self.space.last && !self.space.avoid.contains(&self.fresh))
-    }
-
-    fn has_next(&self) -> bool {
-        // With recycling, every tag comes back with the reply that it waits for.
-        self.has_fresh() || self.recycled.is_some()
-    }
-
-    fn next(&mut self) -> Option<Tag> {
-        if self.has_fresh() {
-            let tag = Tag(self.fresh);
-            // Past the last one there is no fresh tag any more; u64::MAX is out of reach.
-            self.fresh = self.fresh.saturating_add(1);
-            self.skip_avoided();
-            return Some(tag);
-        }
-        self.recycled.as_mut()?.pop_front()
-    }
-
-    fn free(&mut self, tag: Tag) {
-        if let Some(recycled) = &mut self.recycled {
-            recycled.push_back(tag);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -350,37 +311,28 @@ mod tests {
         TagSpace { last, avoid: avoid.to_vec() }
     }
 
-    #[test]
-    fn wide_tags_count_up_and_end() {
-        let last = u64::from(u32::MAX);
-        let mut tags = Tags::new(Some(space(last, &[1, 3, last])));
-        assert_eq!([tags.next(), tags.next()], [Some(Tag(2)), Some(Tag(4))]);
-        tags.free(Tag(2));
-        tags.fresh = last - 1;
-        assert_eq!(tags.next(), Some(Tag(last - 1)));
-        assert!(!tags.has_next());
-        assert_eq!(tags.next(), None);
-    }
-
-    #[test]
-    fn narrow_tags_come_back_oldest_freed_first() {
-        let mut tags = Tags::new(Some(space(3, &[2])));
-        assert_eq!([tags.next(), tags.next(), tags.next()], [Some(Tag(1)), Some(Tag(3)), None]);
-        tags.free(Tag(3));
-        tags.free(Tag(1));
-        assert_eq!([tags.next(), tags.next(), tags.next()], [Some(Tag(3)), Some(Tag(1)), None]);
-    }
-
     #[tokio::test]
     async fn in_order_a_wrong_tag_answers_nothing() {
-        let mut flight = InFlight::new(Mode::Pipeline, Some(space(u64::MAX, &[])));
+        let mut flight = InFlight::new(Mode::Pipeline, Some(space(255, &[])));
         for start in [0, 5] {
             let entry = entry(&mut flight, start..start + 5, false);
             flight.push(entry);
         }
         assert!(flight.answer(Some(Tag(2))).is_none());
+        assert_eq!(flight.answer(None).unwrap().tag, Tag(1));
+        assert_eq!(flight.answer(Some(Tag(2))).unwrap().tag, Tag(2));
+        assert!(flight.answer(None).is_none());
+    }
+
+    /// Or a reply that somebody's bytes brought about would need no tag to be taken for a neighbour's.
+    #[tokio::test]
+    async fn in_order_who_has_brought_a_tag_back_always_does() {
+        let mut flight = InFlight::new(Mode::Exclusive, Some(space(255, &[])));
+        for start in [0, 5] {
+            let entry = entry(&mut flight, start..start + 5, false);
+            flight.push(entry);
+        }
         assert_eq!(flight.answer(Some(Tag(1))).unwrap().tag, Tag(1));
-        assert_eq!(flight.answer(None).unwrap().tag, Tag(2));
         assert!(flight.answer(None).is_none());
     }
 

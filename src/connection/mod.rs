@@ -16,6 +16,7 @@ mod parts;
 mod settings;
 mod shared;
 mod spread;
+mod tags;
 mod wait;
 
 use std::io;
@@ -240,7 +241,9 @@ impl Connection {
     }
 
     fn answer(&mut self, tag: Option<Tag>, reply: Reply) -> Result<(), CloseReason> {
-        let entry = self.answered(tag, &reply)?;
+        let Some(entry) = self.answered(tag, &reply)? else {
+            return Ok(());
+        };
         if entry.exchange.slot.finish(reply).is_err() {
             self.shared.events.late_reply(&self.endpoint);
         }
@@ -248,9 +251,13 @@ impl Connection {
         Ok(())
     }
 
-    /// The request that `reply` answers.
-    fn answered(&mut self, tag: Option<Tag>, reply: &Reply) -> Result<Entry, CloseReason> {
+    /// The request that `reply` answers; `None` if that is a one-way request, and the reply nobody's.
+    fn answered(&mut self, tag: Option<Tag>, reply: &Reply) -> Result<Option<Entry>, CloseReason> {
         let Some(mut entry) = self.in_flight.answer(tag) else {
+            if self.in_flight.answers_oneway(tag) {
+                self.shared.events.late_reply(&self.endpoint);
+                return Ok(None);
+            }
             return Err(self.unasked(&reply.bytes));
         };
         if entry.is_unwritten(self.output.written()) {
@@ -265,7 +272,7 @@ impl Connection {
             // Whatever else it was to close for: half a request ends with a reset.
             self.retiring = Some(CloseReason::Early);
         }
-        Ok(entry)
+        Ok(Some(entry))
     }
 
     /// A reply is over; it may be `telling` that all is well.
@@ -297,8 +304,9 @@ impl Connection {
     /// What follows is the front of a message: of a reply, or of something nobody asked for.
     fn expect_more(&mut self, need: Need) -> Result<(), CloseReason> {
         let filled = self.input.bytes.len();
-        if self.in_flight.owed() == 0 && filled > 0 {
-            if !self.codec.speaks_unasked() {
+        let is_due = self.in_flight.owed() > 0 || self.download.is_some();
+        if !is_due && filled > 0 {
+            if !self.codec.speaks_unasked() && !self.in_flight.may_answer_oneways() {
                 return Err(self.desync(&"bytes that answer nothing"));
             }
             if self.stray_until.is_none() {

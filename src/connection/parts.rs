@@ -77,6 +77,10 @@ impl Connection {
     ) -> Result<(), CloseReason> {
         let entry = self.answered(tag, &head)?;
         head.charge = self.input.take_head(rest);
+        let Some(entry) = entry else {
+            self.download = Some(Download { sender: None, held_up: None, progress: 0 });
+            return Ok(());
+        };
         let (sender, rest) = parts::pipe(self.pipe_capacity(), head.charge.clone());
         head.rest = Some(rest);
         let wanted = entry.exchange.slot.begin(head).is_ok();
@@ -112,7 +116,11 @@ impl Connection {
             if let Some(sender) = sender {
                 sender.finish(bytes);
             }
-            return self.replied(begun.is_none_or(|entry| entry.is_telling()));
+            // Else it answered a one-way request, which has ended long ago.
+            if let Some(entry) = begun {
+                self.replied(entry.is_telling());
+            }
+            return;
         }
         let Some(sender) = &download.sender else { return };
         sender.send(bytes);

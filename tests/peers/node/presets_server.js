@@ -1,12 +1,14 @@
-// node presets_server.js dubbo|bolt [swap]: answers in capitals, in any order. Prints its port, then one line for
+// node presets_server.js dubbo|bolt [swap|sofa]: answers in capitals, in any order. Prints its port, then one line for
 // each line on stdin. With `swap` it answers each two requests of a connection with each other's ids.
+// With `sofa` it is the server of SOFA RPC, which answers one-way calls as well.
 'use strict';
 
 const net = require('node:net');
 const readline = require('node:readline');
-const { protocols, wrap } = require('./codec');
+const { RpcServer } = require('sofa-rpc-node').server;
+const { logger, protocols, wrap } = require('./codec');
 
-const [name, swap] = process.argv.slice(2);
+const [name, variant] = process.argv.slice(2);
 const { library, readOnly } = protocols[name];
 const open = new Set();
 const counts = { accepted: 0, notes: 0, heartbeats: 0 };
@@ -34,7 +36,7 @@ function serve(socket) {
   open.add(connection);
   let held;
   connection.on('request', request => {
-    if (!swap) return answer(connection, request);
+    if (variant !== 'swap') return answer(connection, request);
     if (!held) { held = request; return; }
     const [first, second] = [held, request];
     held = undefined;
@@ -66,7 +68,21 @@ const commands = {
   },
 };
 
-const server = net.createServer(serve).listen(0, '127.0.0.1', () => console.log(server.address().port));
+async function sofa() {
+  const server = new RpcServer({ logger, host: '127.0.0.1', port: 0 });
+  server.on('connection', () => { counts.accepted += 1; });
+  server.addService({ interfaceName: 'test.Echo' }, {
+    async echo(value) { return value.toUpperCase(); },
+    async note() { counts.notes += 1; },
+  });
+  await server.start();
+  console.log(server._servers[0].address().port);
+}
+
+if (variant === 'sofa') sofa();
+else {
+  const server = net.createServer(serve).listen(0, '127.0.0.1', () => console.log(server.address().port));
+}
 readline.createInterface({ input: process.stdin })
   .on('line', async line => {
     const [command, ...words] = line.split(' ');
