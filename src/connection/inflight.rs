@@ -170,6 +170,16 @@ impl InFlight {
         Some(entry)
     }
 
+    /// Those that a reply with `tag` shows to get none, where replies come in order: all that were sent before the
+    /// request that it answers. Not where tags are used again, as a reply that comes after all would be taken for
+    /// another one's.
+    pub(super) fn overtaken(&mut self, tag: Option<Tag>, written: u64) -> impl Iterator<Item = Entry> {
+        let can_be = !self.by_tag && self.tags.recycled.is_none() && self.begun.is_none();
+        let fits = |e: &Entry| Some(e.tag) == tag && !e.is_unwritten(written);
+        let count = if can_be { self.entries.iter().position(fits).unwrap_or(0) } else { 0 };
+        self.entries.drain(..count)
+    }
+
     /// Notes that the kernel has everything before `written`; returns the one-way requests thereby sent.
     pub(super) fn written(&mut self, written: u64) -> Vec<Exchange> {
         let mut now = None;
@@ -382,6 +392,26 @@ mod tests {
         assert_eq!(flight.answer(Some(Tag(1))).unwrap().tag, Tag(1));
         assert_eq!(flight.answer(None).unwrap().tag, Tag(2));
         assert!(flight.answer(None).is_none());
+    }
+
+    #[tokio::test]
+    async fn in_order_a_later_tag_overtakes_what_was_sent_before() {
+        let overtaken = |mode, last, tag, written| {
+            let mut flight = InFlight::new(mode, Some(space(last, &[])));
+            for start in [0, 5, 10] {
+                let entry = entry(&mut flight, start..start + 5, false);
+                flight.push(entry);
+            }
+            let tags: Vec<u64> = flight.overtaken(Some(Tag(tag)), written).map(|e| e.tag.0).collect();
+            (tags, flight.answer(Some(Tag(tag))).map(|e| e.tag.0))
+        };
+        assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 3, 15), (vec![1, 2], Some(3)));
+        assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 1, 15), (vec![], Some(1)));
+        assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 4, 15), (vec![], None));
+        // It cannot be the answer to what is not sent.
+        assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 3, 14), (vec![], None));
+        assert_eq!(overtaken(Mode::Pipeline, 255, 3, 15), (vec![], None));
+        assert_eq!(overtaken(Mode::Multiplex, u64::MAX, 3, 15), (vec![], Some(3)));
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use crate::events::{CloseReason, Unasked};
 use crate::lifecycle::{Alarm, Watch};
-use crate::protocol::{Answered, Need, Reply, Tag, Upstream};
+use crate::protocol::{Answered, Need, Refusal, Reply, Tag, Upstream};
 use crate::queue::{Call, Seat, Verdict};
 use crate::wire::{Close, Input, Output, Purpose, Wire};
 pub use dedicated::{Dedicated, Held, Over, Patience};
@@ -250,6 +250,11 @@ impl Connection {
 
     /// The request that `reply` answers.
     fn answered(&mut self, tag: Option<Tag>, reply: &Reply) -> Result<Entry, CloseReason> {
+        let overtaken: Vec<_> = self.in_flight.overtaken(tag, self.output.written()).collect();
+        for entry in overtaken {
+            let _ = entry.exchange.slot.refuse(Refusal::Desync);
+            self.finished(Verdict::Neutral);
+        }
         let Some(mut entry) = self.in_flight.answer(tag) else {
             return Err(self.unasked(&reply.bytes));
         };
