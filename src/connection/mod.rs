@@ -224,6 +224,10 @@ impl Connection {
                     self.shared.events.unasked(&self.endpoint, action);
                     self.control(answer.as_deref().unwrap_or_default())?;
                 }
+                Ok(Answered::Unclaimed) => {
+                    self.input.take_charge();
+                    self.shared.events.unclaimed(&self.endpoint);
+                }
                 Ok(Answered::Closing) => {
                     self.input.take_charge();
                     self.retire(CloseReason::Closing);

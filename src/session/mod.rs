@@ -287,12 +287,8 @@ impl Session {
                 Ok(Received::Request { id, request }) => self.admit(id, request),
                 Ok(Received::Head { id, request, rest }) => self.admit_head(id, request, rest),
                 Ok(Received::Part { bytes, last }) => self.pass_on(bytes, last),
-                Ok(Received::Control(answer)) => {
-                    self.input.take_charge();
-                    self.reading_since = self.now;
-                    self.unanswered = true;
-                    words(&mut self.download, &mut self.output).put(answer.as_deref().unwrap_or_default());
-                }
+                Ok(Received::Control(answer)) => self.answer_in_place(answer.as_deref().unwrap_or_default()),
+                Ok(Received::Dropped) => self.answer_in_place(&[]),
                 Ok(Received::Refused { reason, front, answer }) => {
                     // Its memory goes with what follows it, or with the buffer.
                     self.refuse_and_go_on(reason, &front, answer.as_deref().unwrap_or_default());
@@ -315,6 +311,14 @@ impl Session {
             self.cut_upload();
         }
         self.input.bytes.is_empty()
+    }
+
+    /// A message that goes no further is answered with this.
+    fn answer_in_place(&mut self, answer: &[u8]) {
+        self.input.take_charge();
+        self.reading_since = self.now;
+        self.unanswered = true;
+        words(&mut self.download, &mut self.output).put(answer);
     }
 
     fn admit(&mut self, id: Id, mut request: Request) {

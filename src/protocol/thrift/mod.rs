@@ -117,13 +117,13 @@ impl Protocol for Thrift {
     }
 
     /// The seqid, without its sign.
-    fn number(&self, id: &Id) -> Option<u64> {
+    fn shown(&self, id: Id) -> Id {
         // No two of them begin alike.
         let transports = [Transport::Buffered, Transport::Header].into_iter();
         let mut forms =
             transports.flat_map(|transport| Encoding::ALL.map(|encoding| Form { transport, encoding }));
-        let (_, _, envelope) = forms.find_map(|form| carry::open_id(form, id))?;
-        Some(envelope.number.cast_unsigned().into())
+        let opened = forms.find_map(|form| carry::open_id(form, &id));
+        opened.map_or(id.clone(), |(_, _, envelope)| Id::Bits(envelope.number.cast_unsigned().into()))
     }
 
     fn remedy(&self, reason: Malformed) -> &'static str {
