@@ -224,13 +224,10 @@ enum Step {
 impl Subject {
     /// The number in an id.
     fn number(&self, id: &Id) -> Option<u64> {
-        match id {
+        match self.protocol.shown(id.clone()) {
             Id::None => None,
-            Id::Bits(number) => Some(*number),
-            // Text, where the protocol does not say.
-            Id::Bytes(bytes) => {
-                self.protocol.number(id).or_else(|| std::str::from_utf8(bytes).ok()?.parse().ok())
-            }
+            Id::Bits(number) => Some(number),
+            Id::Bytes(bytes) => std::str::from_utf8(&bytes).ok()?.parse().ok(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: every request read is answered by its reply, by a refusal in the protocol's words, or by a
 //! close. Reading and writing advance together. A FIN abandons nothing; only an RST or a socket error does.
 //! Spawned by the listener.
+//! Long because it holds the state that all its parts work on.
 
 mod clock;
 mod end;
@@ -311,14 +312,6 @@ impl Session {
             self.cut_upload();
         }
         self.input.bytes.is_empty()
-    }
-
-    /// A message that goes no further is answered with this.
-    fn answer_in_place(&mut self, answer: &[u8]) {
-        self.input.take_charge();
-        self.reading_since = self.now;
-        self.unanswered = true;
-        words(&mut self.download, &mut self.output).put(answer);
     }
 
     fn admit(&mut self, id: Id, mut request: Request) {

@@ -126,7 +126,7 @@ impl Cutter {
                 Received::Dropped => bare("dropped"),
                 Received::Refused { .. } => bare("invalid"),
                 Received::HandOver { id, .. } => {
-                    Decoded::Message { id: shown(&*self.protocol, id), method: None, kind: "dedicated" }
+                    Decoded::Message { id: self.protocol.shown(id), method: None, kind: "dedicated" }
                 }
                 Received::Closing => bare("closing"),
                 Received::More(need) => Decoded::More(need),
