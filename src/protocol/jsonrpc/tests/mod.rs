@@ -9,7 +9,7 @@ mod talk;
 use serde_json::json;
 
 use self::talk::{Talk, framed, requests};
-use super::{Framing, JsonRpc, ServerMessages, Settings};
+use super::{Framing, JsonRpc, Settings};
 use crate::protocol::{Answered, Id, Malformed, Protocol, Received, Refusal};
 
 fn protocol(framing: Framing) -> JsonRpc {
@@ -34,11 +34,6 @@ fn told(request: &str) -> String {
 #[test]
 fn settings_that_cannot_be() {
     let error = |settings: Settings| JsonRpc::new(settings).unwrap_err().to_string();
-    assert_eq!(
-        error(Settings { server_messages: ServerMessages::Pass, ..Settings::default() }),
-        "server_messages: passing on what a server sends of its own accord is not available in this version; \
-         write \"drop\", or leave it out"
-    );
     assert_eq!(
         error(Settings { max_message: 19, ..Settings::default() }),
         "max_message: no request is that short; raise it"
