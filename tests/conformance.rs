@@ -224,13 +224,10 @@ enum Step {
 impl Subject {
     /// The number in an id.
     fn number(&self, id: &Id) -> Option<u64> {
-        match id {
+        match self.protocol.shown(id.clone()) {
             Id::None => None,
-            Id::Bits(number) => Some(*number),
-            // Text, where the protocol does not say.
-            Id::Bytes(bytes) => {
-                self.protocol.number(id).or_else(|| std::str::from_utf8(bytes).ok()?.parse().ok())
-            }
+            Id::Bits(number) => Some(number),
+            Id::Bytes(bytes) => std::str::from_utf8(&bytes).ok()?.parse().ok(),
         }
     }
 
@@ -285,6 +282,7 @@ impl Subject {
                     Step::Event(Event::Request { id, oneway, bytes: self.sent(&request, id.unwrap_or(0)) })
                 }
                 Ok(Received::Control(answer)) => Step::Event(Event::Control(answer.map(Into::into))),
+                Ok(Received::Dropped) => unreachable!("no frame is"),
                 Ok(Received::Head { .. } | Received::Part { .. }) => {
                     unreachable!("nothing is over the bound")
                 }
@@ -303,6 +301,7 @@ impl Subject {
             Ok(Answered::Control(answer) | Answered::Unasked(answer)) => {
                 Step::Event(Event::Control(answer.map(Into::into)))
             }
+            Ok(Answered::Unclaimed) => unreachable!("any frame may be a reply"),
             Ok(Answered::Head { .. } | Answered::Part { .. }) => unreachable!("nothing is over the bound"),
             Ok(Answered::Closing) => Step::Event(Event::Closing),
             Ok(Answered::More(need)) => Step::More(need),

@@ -164,6 +164,25 @@ fn lines() {
 }
 
 #[test]
+fn json_rpc() {
+    let call = r#"{"jsonrpc":"2.0","method":"b","id":"x"}"#;
+    let first = r#"{"method":"b","params":[],"id":2}"#;
+    let cancel = r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":2}}"#;
+    let said = explain("--protocol jsonrpc", format!("{call}{first}[{call}]{{}}{cancel}").as_bytes());
+    let rows = [
+        "0 39 \"x\" b request",
+        "39 33 2 b request",
+        "72 41 - - request",
+        "113 2 - - invalid",
+        "115 62 - - dropped",
+    ];
+    assert_eq!(said.rows(), rows);
+    let server = r#"{"id":1,"result":1}{"id":null,"error":{}}{"method":"n"}"#;
+    let rows = ["0 19 1 - reply", "19 22 - - unclaimed", "41 14 - - unasked"];
+    assert_eq!(explain("--protocol jsonrpc --replies", server.as_bytes()).rows(), rows);
+}
+
+#[test]
 fn replies() {
     // Their length counts otherwise, and no method is looked for.
     let reply = |id, kind, body: &[u8]| {

@@ -73,6 +73,7 @@ const JSONRPC: &str = r#"
 [upstreams.example.protocol.jsonrpc]
 # framing = "line"                # or "content-length": with headers, as the Language Server Protocol has them
 # server_messages = "drop"        # what a server sends of its own accord; "pass": to its client, one a connection
+# batches = true                  # false: lists of requests are refused; for servers that have none, as Go's
 # max_message = "16MiB""#;
 
 const THRIFT: &str = r#"

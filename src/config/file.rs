@@ -405,6 +405,8 @@ tables! {
         framing: Text<Framing>,
         /// What becomes of messages that a server sends of its own accord; default `"drop"`.
         server_messages: Text<ServerMessages>,
+        /// Whether lists of requests are taken; default `true`.
+        batches: bool,
         /// The longest message in either direction; default `"16MiB"`.
         max_message: Text<Size>,
     }

@@ -121,6 +121,7 @@ fn jsonrpc_settings(
     Some(jsonrpc::Settings {
         framing: options.framing.map_or(settings.framing, |Text(it)| it),
         server_messages: options.server_messages.map_or(settings.server_messages, |Text(it)| it),
+        batches: options.batches.unwrap_or(settings.batches),
         max_message: max_message(report, at, options.max_message, (settings.max_message, MAX_MESSAGE))?,
     })
 }

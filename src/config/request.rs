@@ -31,6 +31,9 @@ pub(super) fn check(send: &Bytes, protocol: &dyn Protocol) -> Result<Bytes, Word
             (message, "write one request and nothing after it".to_owned())
         }
         Ok(Received::Request { request, .. }) => return Ok(request.bytes),
+        Ok(Received::Dropped) => {
+            return Err(said("`send` is nothing for a server", "write a request that the server answers"));
+        }
         Ok(Received::Control(_)) => {
             let help = "write one that the server answers, or `probe = \"connect\"`";
             return Err(said("`send` is a heartbeat and no request", help));

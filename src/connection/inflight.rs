@@ -1,8 +1,10 @@
 //! What a connection owes, and to whom.
 //!
-//! Invariant: an entry leaves only with its reply, or with the connection. An exchange that ended earlier
+//! Invariant: an entry leaves only with its reply, with one to a later request where they come in order, or with the
+//! connection. An exchange that ended earlier
 //! leaves its entry behind, owed to nobody, so its reply can never be taken for another's. A reply in parts is
 //! due until its last part. A request is kept as long as it may have to be sent again.
+//! Long because its tests look at what is private here.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -181,6 +183,15 @@ impl InFlight {
         self.tags.has_oneways()
     }
 
+    /// Those that a reply with `tag` shows to get none, as replies come in order: all sent before what it answers. None
+    /// where tags are used again: a reply that comes after all would be taken for another one's.
+    pub(super) fn overtaken(&mut self, tag: Option<Tag>, written: u64) -> impl Iterator<Item = Entry> {
+        let can_be = !self.by_tag && !self.tags.are_recycled() && self.begun.is_none();
+        let fits = |e: &Entry| Some(e.tag) == tag && !e.is_unwritten(written);
+        let count = if can_be { self.entries.iter().position(fits).unwrap_or(0) } else { 0 };
+        self.entries.drain(..count)
+    }
+
     /// Notes that the kernel has everything before `written`; returns the one-way requests thereby sent.
     pub(super) fn written(&mut self, written: u64) -> Vec<Exchange> {
         let mut now = None;
@@ -334,6 +345,24 @@ mod tests {
         }
         assert_eq!(flight.answer(Some(Tag(1))).unwrap().tag, Tag(1));
         assert!(flight.answer(None).is_none());
+    }
+
+    #[tokio::test]
+    async fn in_order_a_later_tag_overtakes_what_was_sent_before() {
+        let overtaken = |mode, last, tag, written| {
+            let mut flight = InFlight::new(mode, Some(space(last, &[])));
+            for start in [0, 5, 10] {
+                let entry = entry(&mut flight, start..start + 5, false);
+                flight.push(entry);
+            }
+            let tags: Vec<_> = flight.overtaken(Some(Tag(tag)), written).map(|e| e.tag.0).collect();
+            (tags, flight.answer(Some(Tag(tag))).map(|e| e.tag.0))
+        };
+        assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 3, 15), (vec![1, 2], Some(3)));
+        assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 4, 15), (vec![], None));
+        // It cannot be the answer to what is not sent.
+        assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 3, 14), (vec![], None));
+        assert_eq!(overtaken(Mode::Pipeline, 255, 3, 15), (vec![], None));
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::events::{CloseReason, Unasked};
 use crate::lifecycle::{Alarm, Watch};
-use crate::protocol::{Answered, Need, Reply, Tag, Upstream};
+use crate::protocol::{Answered, Need, Refusal, Reply, Tag, Upstream};
 use crate::queue::{Call, Seat, Verdict};
 use crate::wire::{Close, Input, Output, Purpose, Wire};
 pub use dedicated::{Dedicated, Held, Over, Patience};
@@ -225,6 +225,10 @@ impl Connection {
                     self.shared.events.unasked(&self.endpoint, action);
                     self.control(answer.as_deref().unwrap_or_default())?;
                 }
+                Ok(Answered::Unclaimed) => {
+                    self.input.take_charge();
+                    self.shared.events.unclaimed(&self.endpoint);
+                }
                 Ok(Answered::Closing) => {
                     self.input.take_charge();
                     self.retire(CloseReason::Closing);
@@ -253,6 +257,11 @@ impl Connection {
 
     /// The request that `reply` answers; `None` if that is a one-way request, and the reply nobody's.
     fn answered(&mut self, tag: Option<Tag>, reply: &Reply) -> Result<Option<Entry>, CloseReason> {
+        let overtaken: Vec<_> = self.in_flight.overtaken(tag, self.output.written()).collect();
+        for entry in overtaken {
+            let _ = entry.exchange.slot.refuse(Refusal::Desync);
+            self.finished(Verdict::Neutral);
+        }
         let Some(mut entry) = self.in_flight.answer(tag) else {
             if self.in_flight.answers_oneway(tag) {
                 self.shared.events.late_reply(&self.endpoint);

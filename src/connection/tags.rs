@@ -39,6 +39,11 @@ impl Tags {
         tags
     }
 
+    /// Whether a tag may come again.
+    pub(super) fn are_recycled(&self) -> bool {
+        self.recycled.is_some()
+    }
+
     fn skip_avoided(&mut self) {
         while self.fresh < self.space.last && self.space.avoid.contains(&self.fresh) {
             self.fresh += 1;

@@ -74,6 +74,8 @@ label! {
     Unasked {
         /// Nothing.
         Dropped = "dropped",
+        /// It was a reply without an id, and was dropped.
+        Unclaimed = "unclaimed",
         /// It was a request: it was told that there is no such method.
         Answered = "answered",
     }

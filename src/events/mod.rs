@@ -3,6 +3,7 @@
 //! Nothing else in the crate logs or counts. Logs never hold payload bytes; bytes of a peer that help to
 //! understand a fault are escaped and cut. Each kind of line is limited in rate, so that a flood of
 //! faults cannot become a flood of lines.
+//! Long because it is a list, and nothing in it needs the next.
 
 mod label;
 mod limit;
@@ -111,6 +112,7 @@ struct Limits {
     late: Limit,
     unasked: Limit,
     handed_over: Limit,
+    unclaimed: Limit,
     ejected: Limit,
     idle: Limit,
     resolve: Limit,
@@ -316,6 +318,14 @@ impl Upstream {
         if let Some(suppressed) = self.limit.handed_over.pass() {
             let reason = reason.as_str();
             info!(upstream = &*self.name, %endpoint, reason, suppressed, "a client has a connection of its own");
+        }
+    }
+
+    /// A reply came that does not say what it answers, and was dropped.
+    pub fn unclaimed(&self, endpoint: &dyn fmt::Display) {
+        self.unasked.of(Unasked::Unclaimed).add_one();
+        if let Some(suppressed) = self.limit.unclaimed.pass() {
+            warn!(upstream = &*self.name, %endpoint, suppressed, "reply without an id dropped");
         }
     }
 

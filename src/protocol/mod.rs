@@ -155,6 +155,8 @@ pub enum Received {
     },
     /// A message answered in place (a heartbeat), removed from the input; these bytes go back.
     Control(Option<Bytes>),
+    /// A message that no server is to see, removed from the input; nothing goes back.
+    Dropped,
     /// Something that is no request although what follows it can be understood, removed from the input.
     Refused {
         /// What is wrong with it.
@@ -209,6 +211,8 @@ pub enum Answered {
     Control(Option<Bytes>),
     /// A message that answers no request, removed from the input and dropped; these bytes go back.
     Unasked(Option<Bytes>),
+    /// A reply that does not say what it answers, removed from the input and dropped.
+    Unclaimed,
     /// The server is about to close: nothing new on this connection. Removed from the input.
     Closing,
     /// Not a whole message yet.
@@ -386,10 +390,9 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The number in an id that holds more than that, for people to see.
-    fn number(&self, id: &Id) -> Option<u64> {
-        let _ = id;
-        None
+    /// `id` as people are to see it, where a session keeps more of it than that.
+    fn shown(&self, id: Id) -> Id {
+        id
     }
 
     /// Which option to look at where bytes that should be messages are refused for `reason`.

@@ -3,6 +3,7 @@
 //! Invariant: every request read is answered by its reply, by a refusal in the protocol's words, or by a
 //! close. Reading and writing advance together. A FIN abandons nothing; only an RST or a socket error does.
 //! Spawned by the listener.
+//! Long because it holds the state that all its parts work on.
 
 mod clock;
 mod end;
@@ -287,12 +288,8 @@ impl Session {
                 Ok(Received::Request { id, request }) => self.admit(id, request),
                 Ok(Received::Head { id, request, rest }) => self.admit_head(id, request, rest),
                 Ok(Received::Part { bytes, last }) => self.pass_on(bytes, last),
-                Ok(Received::Control(answer)) => {
-                    self.input.take_charge();
-                    self.reading_since = self.now;
-                    self.unanswered = true;
-                    words(&mut self.download, &mut self.output).put(answer.as_deref().unwrap_or_default());
-                }
+                Ok(Received::Control(answer)) => self.answer_in_place(answer.as_deref().unwrap_or_default()),
+                Ok(Received::Dropped) => self.answer_in_place(&[]),
                 Ok(Received::Refused { reason, front, answer }) => {
                     // Its memory goes with what follows it, or with the buffer.
                     self.refuse_and_go_on(reason, &front, answer.as_deref().unwrap_or_default());

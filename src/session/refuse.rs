@@ -1,4 +1,4 @@
-//! What is no request: its client is told, and it is counted and logged.
+//! What goes no further. What is no request is answered, counted and logged.
 
 use super::{End, Session, words};
 use crate::exchange;
@@ -12,6 +12,14 @@ impl Session {
         self.requests = self.requests.saturating_add(1);
         self.reading_since = self.now;
         self.unanswered = false;
+        words(&mut self.download, &mut self.output).put(answer);
+    }
+
+    /// A message that no server is to see is answered with this.
+    pub(super) fn answer_in_place(&mut self, answer: &[u8]) {
+        self.input.take_charge();
+        self.reading_since = self.now;
+        self.unanswered = true;
         words(&mut self.download, &mut self.output).put(answer);
     }
 

@@ -121,6 +121,19 @@ fn neighbours_notice_nothing() {
     }
 }
 
+/// Each would close the connection of all: Go's server has none.
+#[test]
+fn batches_to_a_server_without_them_cost_nobody_anything() {
+    let server = Peer::serve(&GO);
+    let plan = plan(&GO, "multiplex", server.port)
+        .set("protocol.jsonrpc.batches", "false")
+        .without("pool.max_connections")
+        .set("pool.max_connections", "1");
+    let batch = br#"[{"jsonrpc":"2.0","method":"Arith.Multiply","params":[{"A":1,"B":2}],"id":1}]"#;
+    let class = ("a batch", [&batch[..], b"\n"].concat(), "batches are turned off");
+    beside_neighbours(server, &plan.start_ready(), &vec![class; LINES]);
+}
+
 /// What is no JSON between two headers is answered, and its sender goes on.
 #[test]
 fn with_headers_a_client_goes_on() {

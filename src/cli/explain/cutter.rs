@@ -54,11 +54,6 @@ enum Decoded {
     More(Need),
 }
 
-/// `id` as the number it holds, if it holds one.
-fn shown(protocol: &dyn Protocol, id: Id) -> Id {
-    protocol.number(&id).map_or(id, Id::Bits)
-}
-
 impl Cutter {
     pub(super) fn new(protocol: Arc<dyn Protocol>, replies: bool) -> Self {
         let codec = if replies {
@@ -104,7 +99,7 @@ impl Cutter {
                 Step::Message(row)
             }
             Err(bad) => {
-                let id = shown(&*self.protocol, bad.id.clone());
+                let id = self.protocol.shown(bad.id.clone());
                 let row = Row { offset: self.offset, length: None, id, method: None, kind: "malformed" };
                 Step::Refused(row, bad, front)
             }
@@ -123,14 +118,15 @@ impl Cutter {
             Codec::Client(codec) => Ok(match codec.decode(&mut self.input)? {
                 Received::Request { id, request: Request { bytes, oneway, .. } } => {
                     let method = self.protocol.method(&bytes).map(|method| bytes.slice_ref(method));
-                    let id = shown(&*self.protocol, id);
+                    let id = self.protocol.shown(id);
                     Decoded::Message { id, method, kind: if oneway { "oneway" } else { "request" } }
                 }
                 Received::Head { .. } | Received::Part { .. } => unreachable!("{WHOLE}"),
                 Received::Control(_) => bare("heartbeat"),
+                Received::Dropped => bare("dropped"),
                 Received::Refused { .. } => bare("invalid"),
                 Received::HandOver { id, .. } => {
-                    Decoded::Message { id: shown(&*self.protocol, id), method: None, kind: "dedicated" }
+                    Decoded::Message { id: self.protocol.shown(id), method: None, kind: "dedicated" }
                 }
                 Received::Closing => bare("closing"),
                 Received::More(need) => Decoded::More(need),
@@ -145,6 +141,7 @@ impl Cutter {
                     Answered::Head { .. } | Answered::Part { .. } => unreachable!("{WHOLE}"),
                     Answered::Control(_) => bare("heartbeat"),
                     Answered::Unasked(_) => bare("unasked"),
+                    Answered::Unclaimed => bare("unclaimed"),
                     Answered::Closing => bare("closing"),
                     Answered::More(need) => Decoded::More(need),
                 })

@@ -217,7 +217,9 @@ fn step(frame: &Frame, client: bool) -> impl FnMut(&mut BytesMut) -> Event {
                     unreachable!("nothing is over the bound")
                 }
                 Ok(Received::HandOver { .. }) => unreachable!("any connection will do"),
-                Ok(Received::Refused { .. }) => unreachable!("what is no frame has no end"),
+                Ok(Received::Dropped | Received::Refused { .. }) => {
+                    unreachable!("what is no frame has no end")
+                }
                 Ok(Received::Closing) => Event::Closing,
                 Ok(Received::More(need)) => Event::More(need),
                 Err(BadRequest { id, reason }) => Event::Bad(number(id), reason),
@@ -229,7 +231,7 @@ fn step(frame: &Frame, client: bool) -> impl FnMut(&mut BytesMut) -> Event {
             }
             Ok(Answered::Control(answer)) => Event::Control(answer.map(Into::into)),
             Ok(Answered::Head { .. } | Answered::Part { .. }) => unreachable!("nothing is over the bound"),
-            Ok(Answered::Unasked(_)) => unreachable!("any frame may be a reply"),
+            Ok(Answered::Unasked(_) | Answered::Unclaimed) => unreachable!("any frame may be a reply"),
             Ok(Answered::Closing) => Event::Closing,
             Ok(Answered::More(need)) => Event::More(need),
             Err(reason) => Event::Bad(None, reason),

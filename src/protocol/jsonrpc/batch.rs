@@ -7,13 +7,16 @@ use memchr::memmem;
 
 use super::envelope::{CALL, Envelope, Version};
 use super::refusal::{self, LEFT_OUT};
+use super::scan::Seen;
 use super::walk::items;
 use crate::protocol::Tag;
 
 /// The most members.
 pub(super) const MAX_BATCH: usize = 1024;
-/// The most bytes of ids and errors that are kept for the answer.
-const MAX_KEPT: usize = 128 * 1024;
+/// The most bytes of ids and errors that are kept until the reply comes.
+const MAX_KEPT: usize = 16 * 1024;
+/// The most bytes of errors that are told at once.
+const MAX_ERRORS: usize = 128 * 1024;
 /// The bits of an id below its index.
 pub(super) const TAG_BITS: u32 = 40;
 /// What the ids of a batch begin with in [`Batch::id`]; no JSON begins so.
@@ -28,6 +31,8 @@ pub(super) struct Batch {
     ids: Vec<u8>,
     /// The errors of what is no request, in lines.
     errors: Vec<u8>,
+    /// Some of it goes no further, without an error.
+    pub(super) dropped: bool,
     /// Why there are errors.
     pub(super) fault: Option<&'static str>,
 }
@@ -37,18 +42,19 @@ impl Batch {
     ///
     /// # Errors
     /// If nothing of it can be answered by itself.
-    pub(super) fn read(list: &[u8], spaced: bool) -> Result<Self, &'static str> {
+    pub(super) fn read(list: &[u8], seen: Seen) -> Result<Self, &'static str> {
         let mut batch = Self { json: Vec::with_capacity(list.len()), ..Self::default() };
         for (place, item) in items(list).enumerate() {
             if place == MAX_BATCH {
                 return Err("a batch of too many requests");
             }
-            batch.add(item, spaced);
-            if batch.ids.len() + batch.errors.len() > MAX_KEPT {
-                return Err("a batch with ids that are too long");
+            batch.add(item, seen);
+            let max = if batch.has_calls() { MAX_KEPT } else { MAX_ERRORS };
+            if batch.ids.len() + batch.errors.len() > max {
+                return Err("a batch with ids and faults that are too long in sum");
             }
         }
-        if batch.json.is_empty() && batch.fault.is_none() {
+        if batch.json.is_empty() && batch.fault.is_none() && !batch.dropped {
             return Err("an empty batch");
         }
         if !batch.json.is_empty() {
@@ -57,15 +63,19 @@ impl Batch {
         Ok(batch)
     }
 
-    fn add(&mut self, item: &[u8], spaced: bool) {
+    fn add(&mut self, item: &[u8], seen: Seen) {
         let (fault, id) = match item {
-            [b'{', ..] => match Envelope::read(item) {
+            [b'{', ..] => match Envelope::read(item, seen) {
                 Ok(Envelope { version: Version::V1, id, .. }) => {
                     ("a request without `jsonrpc` in a batch", id)
                 }
+                Ok(request) if request.is_cancel() => {
+                    self.dropped = true;
+                    return;
+                }
                 Ok(request) => {
                     self.json.push(if self.json.is_empty() { b'[' } else { b',' });
-                    request.write(spaced, &mut self.json);
+                    request.write(&mut self.json);
                     if let Some(id) = request.id {
                         self.ids.extend_from_slice(id);
                         self.ids.push(b'\n');

@@ -4,10 +4,17 @@
 //! written here, whatever its reader makes of double or oddly written names. Used by the half that reads requests,
 //! and by `batch`.
 
-use super::walk::{compact, end_of_text, members, quote, text};
+use super::scan::Seen;
+use super::walk::{compact, end_of_text, members, numbers, quote, text};
 
 /// The longest id in bytes: ids are kept aside until the reply comes.
 pub(super) const MAX_ID: usize = 1024;
+
+/// The longest number in characters. Python's reader takes up to 4,300 digits.
+const MAX_NUMBER: usize = 1000;
+
+/// What tells a server to give a call up, with the id that its client gave it (Language Server Protocol).
+const CANCEL: &str = "$/cancelRequest";
 
 /// How a call begins. Its id is a placeholder.
 pub(super) const CALL: &[u8] = b"{\"id\":0";
@@ -31,6 +38,7 @@ pub(super) struct Envelope<'j> {
     /// As the client wrote it. Without one it is a notification.
     pub(super) id: Option<&'j [u8]>,
     has_more: bool,
+    seen: Seen,
 }
 
 /// An object that is no request.
@@ -68,15 +76,20 @@ const NAMES: [(&str, Name); 6] = [
 ];
 
 impl<'j> Envelope<'j> {
-    /// Reads `object`, which is one.
+    /// Reads `object`, which is one, with what is known to be `seen` in it.
     ///
     /// # Errors
     /// If it is no request.
-    pub(super) fn read(object: &'j [u8]) -> Result<Self, Invalid<'j>> {
+    pub(super) fn read(object: &'j [u8], seen: Seen) -> Result<Self, Invalid<'j>> {
         let (mut version, mut method, mut params, mut id) = (None, None, None, None);
         let (mut has_more, mut twice, mut wrong) = (false, false, None);
         for (name, value) in members(object) {
-            let place = match Name::of(name) {
+            let name = Name::of(name);
+            // An id does not travel.
+            if seen.large && name != Name::Id && !numbers(value).all(is_taken) {
+                wrong = Some("a number that not every reader takes");
+            }
+            let place = match name {
                 Name::Version => &mut version,
                 Name::Method => &mut method,
                 Name::Params => &mut params,
@@ -112,14 +125,18 @@ impl<'j> Envelope<'j> {
         // In the first edition, a notification has the id null.
         let id = id.filter(|id| edition == Version::V2 || *id != b"null");
         let params = params.filter(|params| *params != b"null");
-        Ok(Self { object, version: edition, method, params, id, has_more })
+        Ok(Self { object, version: edition, method, params, id, has_more, seen })
     }
 
-    /// Appends it as servers get it: in the one way that there is to write it, a call with [`CALL`] in front. With
-    /// `spaced`, it has white space that means nothing.
-    pub(super) fn write(&self, spaced: bool, out: &mut Vec<u8>) {
+    /// Whether it is about another request, by an id that means that to its sender only.
+    pub(super) fn is_cancel(&self) -> bool {
+        self.id.is_none() && self.method.and_then(text).is_some_and(|method| method == CANCEL)
+    }
+
+    /// Appends it as servers get it: in the one way that there is to write it, a call with [`CALL`] in front.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
         let put = |value: &[u8], out: &mut Vec<u8>| {
-            if spaced { compact(value, out) } else { out.extend_from_slice(value) }
+            if self.seen.spaced { compact(value, out) } else { out.extend_from_slice(value) }
         };
         out.extend_from_slice(head(self.version, self.id.is_some()));
         quote(&self.method.and_then(text).unwrap_or_default(), out);
@@ -155,6 +172,12 @@ pub(super) fn method(request: &[u8]) -> Option<&[u8]> {
     let rest =
         kinds.into_iter().find_map(|(version, is_call)| request.strip_prefix(head(version, is_call)))?;
     rest[..end_of_text(rest, 0)].strip_prefix(b"\"")?.strip_suffix(b"\"")
+}
+
+/// Whether readers take `number`: they have double precision, and a bound on digits.
+fn is_taken(number: &[u8]) -> bool {
+    let value = std::str::from_utf8(number).ok().filter(|_| number.len() <= MAX_NUMBER);
+    value.and_then(|value| value.parse().ok()).is_some_and(f64::is_finite)
 }
 
 fn wrong_method(method: Option<&[u8]>) -> Option<&'static str> {

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::memmem::Finder;
 
-use super::scan::{Rules, Scan, is_space};
+use super::scan::{Rules, Scan, Seen, is_space};
 use super::settings::Framing;
 use crate::frame::DelimiterScan;
 use crate::protocol::{Malformed, Need};
@@ -42,8 +42,8 @@ pub(super) enum Cut {
     Value {
         /// Where it is.
         json: Range<usize>,
-        /// It has white space that means nothing.
-        spaced: bool,
+        /// What it has in it.
+        seen: Seen,
         /// Where what belongs to it ends.
         end: usize,
     },
@@ -96,9 +96,9 @@ impl Cutter {
             return Ok(Cut::More(Need::Unknown));
         };
         let end = self.scanned + more;
-        let spaced = self.scan.is_spaced();
+        let seen = self.scan.seen();
         (self.scan, self.scanned) = (Scan::new(self.rules), 0);
-        Ok(self.value(front, 0..end, spaced, end))
+        Ok(self.value(front, 0..end, seen, end))
     }
 
     fn next_body(&mut self, input: &[u8]) -> Result<Cut, Malformed> {
@@ -117,23 +117,26 @@ impl Cutter {
         });
         Ok(match found {
             Ok(Some(length)) if start + length + spaces(&input[start + length..end]) == end => {
-                self.value(input, start..start + length, scan.is_spaced(), end)
+                self.value(input, start..start + length, scan.seen(), end)
             }
             Ok(_) => Cut::Broken { reason: NOT_ONE, end },
             Err(reason) => Cut::Broken { reason, end },
         })
     }
 
-    fn value(&self, input: &[u8], json: Range<usize>, spaced: bool, end: usize) -> Cut {
+    fn value(&self, input: &[u8], json: Range<usize>, seen: Seen, end: usize) -> Cut {
         if self.rules.strict && std::str::from_utf8(&input[json.clone()]).is_err() {
             return Cut::Broken { reason: NOT_UTF8, end };
         }
-        Cut::Value { json, spaced, end }
+        Cut::Value { json, seen, end }
     }
 
     /// Where the body is; `None` if the header is not there yet.
     fn read_header(&mut self, input: &[u8]) -> Result<Option<Range<usize>>, Malformed> {
         let front = &input[..input.len().min(MAX_HEADER)];
+        if matches!(front, [b'{' | b'[', ..]) {
+            return Err(Malformed::Invalid(NO_HEADER));
+        }
         let Some(start) = self.header.end(&EMPTY_LINE, front) else {
             let too_long = front.len() == MAX_HEADER;
             return if too_long { Err(Malformed::Invalid(LONG_HEADER)) } else { Ok(None) };
@@ -150,6 +153,7 @@ impl Cutter {
 
 const NOT_ONE: &str = "not JSON, or not one value";
 const NOT_UTF8: &str = "not UTF-8";
+const NO_HEADER: &str = "JSON without a header";
 const LONG_HEADER: &str = "a header without an end";
 
 /// What the header says of the length of the body (Language Server Protocol, "Header Part").

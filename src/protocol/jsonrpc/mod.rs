@@ -25,7 +25,7 @@ use self::replies::Replies;
 use self::requests::Requests;
 use self::scan::Rules;
 pub use self::settings::{Framing, ServerMessages, Settings};
-use super::{Downstream, Malformed, Mode, Protocol, SettingsError, TagSpace, Upstream};
+use super::{Downstream, Id, Malformed, Mode, Protocol, SettingsError, TagSpace, Upstream};
 
 /// Values within values in a request, the outermost included; as `serde_json` has it.
 pub const MAX_DEPTH: usize = 127;
@@ -86,6 +86,10 @@ impl Protocol for JsonRpc {
         walk::quote(std::str::from_utf8(method).ok()?, &mut request);
         request.extend_from_slice(b",\"id\":0}");
         Some(framing::framed(self.0.framing, &request))
+    }
+
+    fn shown(&self, id: Id) -> Id {
+        requests::shown(&id)
     }
 
     fn remedy(&self, reason: Malformed) -> &'static str {

@@ -46,7 +46,8 @@ impl Replies {
             }
             Message::Batch { ids, json } => (self.settle_batch(&ids)?, json),
             // Nobody can tell whose it is, even with one request due: it may be the second reply to an earlier one.
-            Message::Unknown | Message::Notification => return Ok(Answered::Unasked(None)),
+            Message::Unknown => return Ok(Answered::Unclaimed),
+            Message::Notification => return Ok(Answered::Unasked(None)),
             Message::Call(id) => {
                 let answer = refusal::error(Version::V2, METHOD_NOT_FOUND, "Method not found", id);
                 return Ok(Answered::Unasked(Some(framed(self.framing, &answer))));
@@ -95,12 +96,12 @@ impl Upstream for Replies {
     }
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed> {
-        let (json, spaced, end) = match self.cutter.next(input)? {
+        let (json, seen, end) = match self.cutter.next(input)? {
             Cut::More(need) => return Ok(Answered::More(need)),
             Cut::Broken { reason, .. } => return Err(Malformed::Invalid(reason)),
-            Cut::Value { json, spaced, end } => (json, spaced, end),
+            Cut::Value { json, seen, end } => (json, seen, end),
         };
-        let message = reply::read(&input[json], spaced).map_err(Malformed::Invalid)?;
+        let message = reply::read(&input[json], seen.spaced).map_err(Malformed::Invalid)?;
         let answered = self.answered(message).map_err(Malformed::Invalid)?;
         self.cutter.drop_front(input, end);
         Ok(answered)

@@ -105,15 +105,17 @@ fn about(object: &[u8]) -> Result<About<'_>, &'static str> {
     if !object.starts_with(b"{") {
         return Err("a reply that is no object");
     }
-    let (mut id, mut is_call) = (None, false);
+    let (mut id, mut has_method, mut has_outcome) = (None, false, false);
     for (name, value) in members(object) {
         match text(name).as_deref() {
-            Some("method") => is_call = true,
+            Some("method") => has_method = true,
+            // Whatever else it has, it is a reply.
+            Some("result" | "error") => has_outcome = true,
             Some("id") if id.replace(value).is_some() => return Err("a message with two ids"),
             _ => {}
         }
     }
-    match (is_call, id) {
+    match (has_method && !has_outcome, id) {
         (true, None | Some(b"null")) => Ok(About::Notification),
         (true, Some(id)) => Ok(About::Call(id)),
         (false, None | Some(b"null")) => Ok(About::Unknown),

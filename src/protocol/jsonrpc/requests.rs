@@ -6,7 +6,7 @@ use super::batch::{Batch, Kept};
 use super::envelope::{CALL, Envelope, Version};
 use super::framing::{Cut, Cutter, framed, put};
 use super::refusal::{self, PARSE_ERROR};
-use super::scan::Rules;
+use super::scan::{Rules, Seen};
 use super::settings::{Framing, ServerMessages, Settings};
 use crate::events::HandOver;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Received, Refusal, Reply, Request};
@@ -15,11 +15,15 @@ use crate::wire::Output;
 /// Bytes kept of a message that is no request, to be shown in the log.
 const FRONT: usize = 16;
 
+/// Begins what is kept of an id of the first edition; no JSON begins so.
+const FIRST: u8 = b'!';
+
 /// Reads requests and writes replies.
 #[derive(Debug)]
 pub(super) struct Requests {
     framing: Framing,
     cutter: Cutter,
+    batches: bool,
     /// What the client speaks, as far as is known.
     version: Version,
     /// The rest of a batch whose faults were told first. The last byte of it is still in the input.
@@ -30,20 +34,23 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn new(settings: &Settings, rules: Rules) -> Self {
-        let Settings { framing, max_message, server_messages } = *settings;
+        let Settings { framing, max_message, server_messages, batches } = *settings;
         let cutter = Cutter::new(framing, max_message, rules);
         let passes = server_messages == ServerMessages::Pass;
-        Self { framing, cutter, version: Version::V2, waiting: None, passes }
+        Self { framing, cutter, batches, version: Version::V2, waiting: None, passes }
     }
 
-    fn object(&mut self, object: &[u8], spaced: bool) -> Received {
-        match Envelope::read(object) {
+    fn object(&mut self, object: &[u8], seen: Seen) -> Received {
+        match Envelope::read(object, seen) {
             Ok(envelope) => {
                 self.version = envelope.version;
+                if envelope.is_cancel() {
+                    return Received::Dropped;
+                }
                 // It may be longer than it was by its placeholder.
                 let mut bytes = Vec::with_capacity(object.len() + CALL.len() + 1);
-                envelope.write(spaced, &mut bytes);
-                let id = envelope.id.map_or(Id::None, |id| Id::Bytes(Bytes::copy_from_slice(id)));
+                envelope.write(&mut bytes);
+                let id = envelope.id.map_or(Id::None, |id| kept(envelope.version, id));
                 Received::Request { id, request: Request::new(bytes.into(), envelope.id.is_none()) }
             }
             Err(invalid) => {
@@ -56,19 +63,22 @@ impl Requests {
 
     /// The server judges for itself what the client says, in `message` as it came.
     fn hand_over(&mut self, json: &[u8], message: &[u8]) -> Received {
-        let envelope = json.starts_with(b"{").then(|| Envelope::read(json).ok()).flatten();
+        let envelope = json.starts_with(b"{").then(|| Envelope::read(json, Seen::default()).ok()).flatten();
         self.version = envelope.as_ref().map_or(Version::V2, |envelope| envelope.version);
-        let id = envelope.and_then(|envelope| envelope.id);
+        let id = envelope.and_then(|envelope| Some(kept(envelope.version, envelope.id?)));
         Received::HandOver {
-            id: id.map_or(Id::None, |id| Id::Bytes(Bytes::copy_from_slice(id))),
+            id: id.unwrap_or(Id::None),
             reason: HandOver::ServerMessages,
             front: Bytes::copy_from_slice(message),
         }
     }
 
-    fn list(&mut self, list: &[u8], spaced: bool) -> Received {
+    fn list(&mut self, list: &[u8], seen: Seen) -> Received {
         self.version = Version::V2;
-        let mut batch = match Batch::read(list, spaced) {
+        if !self.batches {
+            return self.invalid("batches are turned off", list);
+        }
+        let mut batch = match Batch::read(list, seen) {
             Ok(batch) => batch,
             Err(reason) => return self.invalid(reason, list),
         };
@@ -79,6 +89,7 @@ impl Requests {
         });
         match (request, batch.fault) {
             (Some((id, request)), None) => Received::Request { id, request },
+            (None, None) => Received::Dropped,
             (request, fault) => {
                 let answer = (!has_calls).then(|| batch.errors());
                 self.waiting = request;
@@ -90,6 +101,17 @@ impl Requests {
     /// What is no request, answered with an error of an unknown id.
     fn invalid(&self, reason: &'static str, message: &[u8]) -> Received {
         self.refused(reason, message, Some(refusal::invalid(self.version, reason, None)))
+    }
+
+    /// The edition of the request that is called `id`, and that in the client's words.
+    fn own<'i>(&self, id: &'i Id) -> (Version, &'i [u8]) {
+        match id {
+            Id::Bytes(id) => match id.strip_prefix(&[FIRST]) {
+                Some(id) => (Version::V1, id),
+                None => (Version::V2, id),
+            },
+            _ => (self.version, b"null"),
+        }
     }
 
     fn refused(&self, reason: &'static str, message: &[u8], answer: Option<Vec<u8>>) -> Received {
@@ -115,12 +137,12 @@ impl Downstream for Requests {
                 let answer = refusal::error(self.version, PARSE_ERROR, &message, b"null");
                 (self.refused(reason, input, Some(answer)), end)
             }
-            Cut::Value { json, spaced, end } => {
+            Cut::Value { json, seen, end } => {
                 let json = &input[json];
                 let received = match json.first() {
                     _ if self.passes => self.hand_over(json, &input[..self.cutter.whole(input, end)]),
-                    Some(b'{') => self.object(json, spaced),
-                    Some(b'[') => self.list(json, spaced),
+                    Some(b'{') => self.object(json, seen),
+                    Some(b'[') => self.list(json, seen),
                     _ => self.invalid("a request is an object", json),
                 };
                 (received, end)
@@ -134,14 +156,10 @@ impl Downstream for Requests {
 
     fn encode(&mut self, id: &Id, reply: Reply, out: &mut Output) {
         let Reply { bytes, charge, .. } = reply;
-        let id = if let Id::Bytes(id) = id { &id[..] } else { b"null" };
-        match (Kept::parse(id), bytes.first()) {
-            (Some(kept), Some(b'[')) => {
-                put(self.framing, &[], (&kept.answer(&bytes).into(), 0), &charge, out);
-            }
-            (kept, _) => {
-                // The server refused a batch whole.
-                let id = if kept.is_some() { b"null" } else { id };
+        let (_, id) = self.own(id);
+        match Kept::parse(id) {
+            Some(kept) => put(self.framing, &[], (&kept.answer(&bytes).into(), 0), &charge, out),
+            None => {
                 put(self.framing, &[b"{\"id\":", id], (&bytes, CALL.len().min(bytes.len())), &charge, out);
             }
         }
@@ -149,12 +167,27 @@ impl Downstream for Requests {
 
     fn refuse(&mut self, id: &Id, refusal: &Refusal, out: &mut Output) -> bool {
         let (code, message) = (refusal::code(refusal), refusal::message(refusal));
-        let id = if let Id::Bytes(id) = id { &id[..] } else { b"null" };
+        let (version, id) = self.own(id);
         let answer = match Kept::parse(id) {
             Some(kept) => kept.refuse(code, &message),
-            None => refusal::error(self.version, code, &message, id),
+            None => refusal::error(version, code, &message, id),
         };
         out.put(&framed(self.framing, &answer));
         true
+    }
+}
+
+/// What is kept of the id of a single request.
+fn kept(version: Version, id: &[u8]) -> Id {
+    let mark: &[u8] = if version == Version::V1 { &[FIRST] } else { &[] };
+    Id::Bytes([mark, id].concat().into())
+}
+
+/// `id` as the client wrote it; that of a batch is none.
+pub(super) fn shown(id: &Id) -> Id {
+    match id {
+        Id::Bytes(id) if Kept::parse(id).is_some() => Id::None,
+        Id::Bytes(id) if id.first() == Some(&FIRST) => Id::Bytes(id.slice(1..)),
+        id => id.clone(),
     }
 }

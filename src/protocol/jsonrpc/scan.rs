@@ -24,8 +24,18 @@ pub(super) struct Scan {
     open: SmallVec<[Open; 16]>,
     /// The string is the name of a member.
     is_name: bool,
-    /// White space outside strings was seen.
-    spaced: bool,
+    /// How long the number is so far.
+    number: usize,
+    seen: Seen,
+}
+
+/// What a scan saw on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// White space that means nothing.
+    pub(super) spaced: bool,
+    /// A number that is worth a second look: it is long, or has a long exponent.
+    pub(super) large: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +84,13 @@ enum Number {
     Fraction,
     Exponent,
     Sign,
-    Power,
+    /// So many digits.
+    Power(u8),
 }
+
+/// A number of so many characters, with an exponent of so many digits, is in the range of any reader.
+const MAX_DIGITS: usize = 200;
+const MAX_POWER: u8 = 2;
 
 const NOT_JSON: &str = "not JSON";
 const TOO_DEEP: &str = "JSON nested too deep";
@@ -85,7 +100,14 @@ const HALF_PAIR: &str = "not JSON: half a surrogate pair";
 impl Scan {
     /// A scan of the next value.
     pub(super) fn new(rules: Rules) -> Self {
-        Self { rules, state: State::Value, open: SmallVec::new(), is_name: false, spaced: false }
+        Self {
+            rules,
+            state: State::Value,
+            open: SmallVec::new(),
+            is_name: false,
+            number: 0,
+            seen: Seen::default(),
+        }
     }
 
     /// Goes on with the bytes that come next; says how many of them belong to the value once it is over.
@@ -105,12 +127,16 @@ impl Scan {
             if let State::Number(number) = self.state {
                 if let Some(number) = number.and(byte) {
                     self.state = State::Number(number);
+                    self.number += 1;
                     at += 1;
                     continue;
                 }
                 if !number.is_whole() {
                     return Err(NOT_JSON);
                 }
+                let is_long = matches!(number, Number::Power(digits) if digits > MAX_POWER);
+                self.seen.large |= is_long || self.number > MAX_DIGITS;
+                self.number = 0;
                 self.ended();
             }
             if self.state == State::Over {
@@ -122,9 +148,9 @@ impl Scan {
         Ok((self.state == State::Over).then_some(at))
     }
 
-    /// Whether the value has white space that means nothing.
-    pub(super) fn is_spaced(&self) -> bool {
-        self.spaced
+    /// What the value has in it.
+    pub(super) fn seen(&self) -> Seen {
+        self.seen
     }
 
     /// What may follow `byte`, which is not in a number.
@@ -134,7 +160,7 @@ impl Scan {
             State::Text(_) | State::Escape(_) | State::Hex(..) | State::Word(_) | State::Number(_)
         );
         if between && is_space(byte) {
-            self.spaced = true;
+            self.seen.spaced = true;
             return Ok(self.state);
         }
         match (self.state, byte) {
@@ -241,13 +267,14 @@ impl Number {
             (Self::Point | Self::Fraction, b'0'..=b'9') => Some(Self::Fraction),
             (Self::Zero | Self::Digits | Self::Fraction, b'e' | b'E') => Some(Self::Exponent),
             (Self::Exponent, b'+' | b'-') => Some(Self::Sign),
-            (Self::Exponent | Self::Sign | Self::Power, b'0'..=b'9') => Some(Self::Power),
+            (Self::Exponent | Self::Sign, b'0'..=b'9') => Some(Self::Power(1)),
+            (Self::Power(digits), b'0'..=b'9') => Some(Self::Power(digits.saturating_add(1))),
             _ => None,
         }
     }
 
     fn is_whole(self) -> bool {
-        matches!(self, Self::Zero | Self::Digits | Self::Fraction | Self::Power)
+        matches!(self, Self::Zero | Self::Digits | Self::Fraction | Self::Power(_))
     }
 }
 

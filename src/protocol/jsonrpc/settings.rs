@@ -9,13 +9,20 @@ pub struct Settings {
     pub framing: Framing,
     /// What becomes of messages that a server sends of its own accord.
     pub server_messages: ServerMessages,
-    /// The longest message in bytes, headers excluded.
+    /// Lists of requests are taken.
+    pub batches: bool,
+    /// The longest message in bytes, its header included.
     pub max_message: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { framing: Framing::Line, server_messages: ServerMessages::Drop, max_message: MAX_MESSAGE }
+        Self {
+            framing: Framing::Line,
+            server_messages: ServerMessages::Drop,
+            batches: true,
+            max_message: MAX_MESSAGE,
+        }
     }
 }
 

@@ -36,6 +36,24 @@ pub(super) fn quote(text: &str, out: &mut Vec<u8>) {
     let _ = serde_json::to_writer(out, text);
 }
 
+/// The numbers anywhere in `json`.
+pub(super) fn numbers(json: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let start = at;
+            at = match json.get(start)? {
+                b'"' => end_of_text(json, start),
+                b'-' | b'0'..=b'9' => {
+                    at = end_of_word(json, start);
+                    return Some(&json[start..at]);
+                }
+                _ => start + 1,
+            };
+        }
+    })
+}
+
 /// Appends `json` without white space that means nothing.
 pub(super) fn compact(json: &[u8], out: &mut Vec<u8>) {
     let mut at = 0;

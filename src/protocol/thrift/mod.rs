@@ -118,8 +118,9 @@ impl Protocol for Thrift {
     }
 
     /// The seqid, without its sign.
-    fn number(&self, id: &Id) -> Option<u64> {
-        Some(carry::Named::open(id)?.envelope.number.cast_unsigned().into())
+    fn shown(&self, id: Id) -> Id {
+        let number = carry::Named::open(&id).map(|named| named.envelope.number);
+        number.map_or(id, |number| Id::Bits(number.cast_unsigned().into()))
     }
 
     fn remedy(&self, reason: Malformed) -> &'static str {

@@ -24,6 +24,7 @@ use crate::wire::{Budget, Output, Wire, memory};
 const SECOND: Duration = Duration::from_secs(1);
 
 mod hand_over;
+mod jsonrpc;
 mod oneway;
 mod parts;
 mod parts_trouble;

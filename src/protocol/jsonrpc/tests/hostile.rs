@@ -55,6 +55,10 @@ fn a_header_says_how_long_the_message_is() {
     for number in ["", "-5", "+5", "5x", "0x5", "5 5", "99999999999999999999"] {
         assert_eq!(wrong(&format!("Content-Length: {number}")), "a Content-Length that is no number");
     }
+    // There is no need to wait for the end of such a header.
+    for text in ["{", "[", "{\"jsonrpc\":\"2.0\""] {
+        assert_eq!(decode(text).unwrap_err(), Malformed::Invalid("JSON without a header"));
+    }
     assert_eq!(wrong("GET / HTTP/1.1"), "a header line without a colon");
     assert_eq!(
         wrong("Content-Length: 37\r\nContent-Type: a; charset=latin-1"),

@@ -1,6 +1,7 @@
 //! What clients and servers say to each other through the two halves.
 
 mod hostile;
+mod neighbours;
 mod properties;
 mod specification;
 mod talk;
@@ -8,7 +9,7 @@ mod talk;
 use serde_json::json;
 
 use self::talk::{Talk, framed, requests};
-use super::{Framing, JsonRpc, ServerMessages, Settings};
+use super::{Framing, JsonRpc, Settings};
 use crate::protocol::{Answered, Id, Malformed, Protocol, Received, Refusal};
 
 fn protocol(framing: Framing) -> JsonRpc {
@@ -33,11 +34,6 @@ fn told(request: &str) -> String {
 #[test]
 fn settings_that_cannot_be() {
     let error = |settings: Settings| JsonRpc::new(settings).unwrap_err().to_string();
-    assert_eq!(
-        error(Settings { server_messages: ServerMessages::Pass, ..Settings::default() }),
-        "server_messages: passing on what a server sends of its own accord is not available in this version; \
-         write \"drop\", or leave it out"
-    );
     assert_eq!(
         error(Settings { max_message: 19, ..Settings::default() }),
         "max_message: no request is that short; raise it"
@@ -213,6 +209,12 @@ fn refusals_are_in_the_words_of_the_client() {
         refused(r#"{"method":"a","params":[],"id":4}"#, &Refusal::Timeout),
         "{\"result\":null,\"error\":\"upstream did not reply in time\",\"id\":4}\n"
     );
+    // Whatever it has said since.
+    let mut talk = Talk::new(Framing::Line);
+    talk.client_says(br#"{"method":"a","params":[],"id":4}{"params":[],"id":5}"#);
+    talk.output.clear();
+    talk.refuse(&Refusal::Timeout);
+    assert_eq!(talk.told(), "{\"result\":null,\"error\":\"upstream did not reply in time\",\"id\":4}\n");
     let batch = r#"[{"jsonrpc":"2.0","method":"a","id":1},{"jsonrpc":"2.0","method":"a"},2,{"jsonrpc":"2.0","method":"a","id":"b"}]"#;
     let answer: serde_json::Value = serde_json::from_str(&refused(batch, &Refusal::Lost)).unwrap();
     let codes: Vec<_> =
@@ -237,7 +239,17 @@ fn messages_of_a_servers_own_are_dropped_or_answered() {
             "{\"jsonrpc\":\"2.0\",\"error\":{\"code\":-32601,\"message\":\"Method not found\"},\"id\":\"7\"}\n"
         )
     );
-    assert_eq!(unasked(&mut talk, r#"{"result":1,"id":null}"#), None);
+}
+
+/// Whatever else it has, it has an outcome.
+#[test]
+fn a_reply_may_name_the_method() {
+    for outcome in [r#""result":1"#, r#""error":{"code":1}"#] {
+        let mut talk = Talk::new(Framing::Line);
+        talk.client_says(br#"{"jsonrpc":"2.0","method":"a","id":7}"#);
+        talk.server_replies(format!(r#"{{"method":"a",{outcome},"id":1}}"#).as_bytes());
+        assert_eq!(talk.told(), format!(r#"{{"id":7,"method":"a",{outcome}}}"#) + "\n");
+    }
 }
 
 /// It may be the second reply to the request of another client, or a notification's.
@@ -257,7 +269,7 @@ fn a_reply_without_an_id_answers_nobody() {
     ] {
         let mut talk = Talk::new(Framing::Line);
         talk.client_says(asked.as_bytes());
-        assert!(matches!(talk.server_says(said.as_bytes()), Ok(Answered::Unasked(None))), "{asked} {said}");
+        assert!(matches!(talk.server_says(said.as_bytes()), Ok(Answered::Unclaimed)), "{asked} {said}");
     }
 }
 
@@ -311,8 +323,14 @@ fn a_batch_is_bounded() {
     assert!(told(&many(1025, "1")).contains("a batch of too many requests"));
     assert!(told(&many(1024, "1")).starts_with("[{"));
     let long = format!(r#"{{"jsonrpc":"2.0","method":"a","id":"{}"}}"#, "x".repeat(1000));
-    assert!(told(&many(200, &long)).contains("a batch with ids that are too long"));
-    assert!(sent(&many(100, &long)).is_some());
+    let too_long = "a batch with ids and faults that are too long in sum";
+    assert!(told(&many(17, &long)).contains(too_long));
+    assert!(sent(&many(16, &long)).is_some());
+    // Faults are told with the replies.
+    let call = r#"{"jsonrpc":"2.0","method":"a","id":1}"#;
+    assert!(told(&many(1000, "1").replacen('1', call, 1)).contains(too_long));
+    assert!(sent(&many(100, "1").replacen('1', call, 1)).is_some());
+    assert!(sent(&many(1024, call)).is_some());
 }
 
 #[test]

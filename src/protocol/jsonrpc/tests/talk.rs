@@ -32,7 +32,10 @@ pub(super) struct Talk {
 
 impl Talk {
     pub(super) fn new(framing: Framing) -> Self {
-        let protocol = protocol(framing);
+        Self::with(framing, &protocol(framing))
+    }
+
+    pub(super) fn with(framing: Framing, protocol: &JsonRpc) -> Self {
         Self {
             framing,
             client: protocol.downstream(usize::MAX),
@@ -53,6 +56,7 @@ impl Talk {
             match self.client.decode(&mut self.input) {
                 Ok(Received::Request { id, request }) => self.carry(id, &request),
                 Ok(Received::Refused { answer, .. }) => self.output.extend(answer.unwrap_or_default()),
+                Ok(Received::Dropped) => {}
                 Ok(Received::More(_)) => break,
                 Ok(other) => panic!("{other:?}"),
                 Err(bad) => {

@@ -193,7 +193,7 @@ fn people_see_the_seqid() {
         let thrift = thrift(transport, encoding);
         let said = as_client(transport, encoding, 77, &message(encoding, 1, "echo", 77, "x"));
         let (id, _) = request(&mut *thrift.downstream(usize::MAX), &said);
-        assert_eq!(thrift.number(&id), Some(77), "{transport:?} {encoding:?}");
+        assert_eq!(thrift.shown(id), Id::Bits(77), "{transport:?} {encoding:?}");
     }
 }
 

@@ -129,7 +129,9 @@ fn client_body(protocol: &Thrift, stream: &[u8], step: usize) -> Vec<Event> {
                 return Ok(Some(Event::Bad(bad.reason)));
             }
         };
-        assert!(protocol.method(&request.bytes).is_some() && protocol.number(&id).is_some());
+        assert!(
+            protocol.method(&request.bytes).is_some() && matches!(protocol.shown(id.clone()), Id::Bits(_))
+        );
         let tagged = sent(&mut *protocol.upstream(MAX_BUFFERED), &request, 70_000);
         answered(&mut *codec, &id, Reply::new(tagged.into()));
         assert_ne!(refused(&mut *codec, &id, &Refusal::Lost).is_some(), request.oneway);

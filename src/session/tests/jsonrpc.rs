@@ -1,0 +1,47 @@
+//! JSON-RPC servers that do not say what they answer.
+
+use super::*;
+use crate::protocol::jsonrpc::{JsonRpc, Settings};
+
+/// What has come.
+async fn got(wire: &mut Wire) -> String {
+    settle().await;
+    let mut bytes = vec![0; 4096];
+    let read = wire.try_read(&mut bytes).unwrap_or(0);
+    String::from_utf8(bytes[..read].to_vec()).unwrap()
+}
+
+/// In order, the next reply shows that those before it get none: they are told at once, the others get theirs.
+#[tokio::test(start_paused = true)]
+async fn in_pipeline_an_error_without_an_id_costs_no_neighbour_its_reply() {
+    let protocol: Arc<dyn Protocol> = Arc::new(JsonRpc::new(Settings::default()).unwrap());
+    let mut front = Front::with(Mode::Pipeline, protocol, |_| {}, Budget::new(1 << 28));
+    let mut server = front.server().await;
+    let mut clients = [(); 4].map(|()| front.connect());
+    for client in &mut clients {
+        client.wire.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"id\":\"x\"}\n").await.unwrap();
+        settle().await;
+    }
+    assert_eq!(got(&mut server.wire).await.lines().count(), 4);
+    let [mut a, mut b, mut c, mut d] = clients;
+    let unknown = "{\"jsonrpc\":\"2.0\",\"error\":{\"code\":-32700,\"message\":\"?\"},\"id\":null}\n";
+    server.wire.write_all(format!("{unknown}{unknown}").as_bytes()).await.unwrap();
+    assert_eq!(got(&mut a.wire).await, "");
+    server.wire.write_all(b"{\"result\":3,\"id\":3}\n{\"result\":4,\"id\":4}\n").await.unwrap();
+    for client in [&mut a, &mut b] {
+        let said = got(&mut client.wire).await;
+        assert!(said.contains("-32056") && said.contains("\"x\""), "{said}");
+    }
+    assert_eq!(got(&mut c.wire).await, "{\"id\":\"x\",\"result\":3}\n");
+    assert_eq!(got(&mut d.wire).await, "{\"id\":\"x\",\"result\":4}\n");
+    // All is over: the connection is there for the next one, and a reply that comes after all ends it.
+    a.wire.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"id\":9}\n").await.unwrap();
+    assert!(got(&mut server.wire).await.contains("\"id\":5"));
+    server.wire.write_all(b"{\"result\":5,\"id\":5}\n").await.unwrap();
+    assert_eq!(got(&mut a.wire).await, "{\"id\":9,\"result\":5}\n");
+    a.wire.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"id\":10}\n").await.unwrap();
+    assert!(got(&mut server.wire).await.contains("\"id\":6"));
+    server.wire.write_all(b"{\"result\":1,\"id\":1}\n").await.unwrap();
+    let said = got(&mut a.wire).await;
+    assert!(said.contains("-32056") && said.contains("\"id\":10"), "{said}");
+}
