@@ -349,14 +349,17 @@ mod tests {
 
     #[tokio::test]
     async fn in_order_a_later_tag_overtakes_what_was_sent_before() {
-        let overtaken = |mode, last, tag, written| {
+        let overtaken = |mode, last, nth, written| {
             let mut flight = InFlight::new(mode, Some(space(last, &[])));
+            let mut before_first = 0;
             for start in [0, 5, 10] {
                 let entry = entry(&mut flight, start..start + 5, false);
+                before_first = if start == 0 { entry.tag.0 - 1 } else { before_first };
                 flight.push(entry);
             }
-            let tags: Vec<_> = flight.overtaken(Some(Tag(tag)), written).map(|e| e.tag.0).collect();
-            (tags, flight.answer(Some(Tag(tag))).map(|e| e.tag.0))
+            let (tag, nth) = (Some(Tag(before_first + nth)), |e: Entry| e.tag.0 - before_first);
+            let overtaken: Vec<_> = flight.overtaken(tag, written).map(nth).collect();
+            (overtaken, flight.answer(tag).map(nth))
         };
         assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 3, 15), (vec![1, 2], Some(3)));
         assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 4, 15), (vec![], None));

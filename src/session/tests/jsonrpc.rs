@@ -11,6 +11,11 @@ async fn got(wire: &mut Wire) -> String {
     String::from_utf8(bytes[..read].to_vec()).unwrap()
 }
 
+/// The id of the request in `line`.
+fn id(line: &str) -> u64 {
+    serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64().unwrap()
+}
+
 /// In order, the next reply shows that those before it get none: they are told at once, the others get theirs.
 #[tokio::test(start_paused = true)]
 async fn in_pipeline_an_error_without_an_id_costs_no_neighbour_its_reply() {
@@ -22,12 +27,14 @@ async fn in_pipeline_an_error_without_an_id_costs_no_neighbour_its_reply() {
         client.wire.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"id\":\"x\"}\n").await.unwrap();
         settle().await;
     }
-    assert_eq!(got(&mut server.wire).await.lines().count(), 4);
+    let ids: Vec<u64> = got(&mut server.wire).await.lines().map(id).collect();
+    let [first, _, third, fourth] = ids[..] else { panic!("{ids:?}") };
     let [mut a, mut b, mut c, mut d] = clients;
     let unknown = "{\"jsonrpc\":\"2.0\",\"error\":{\"code\":-32700,\"message\":\"?\"},\"id\":null}\n";
     server.wire.write_all(format!("{unknown}{unknown}").as_bytes()).await.unwrap();
     assert_eq!(got(&mut a.wire).await, "");
-    server.wire.write_all(b"{\"result\":3,\"id\":3}\n{\"result\":4,\"id\":4}\n").await.unwrap();
+    let replies = format!("{{\"result\":3,\"id\":{third}}}\n{{\"result\":4,\"id\":{fourth}}}\n");
+    server.wire.write_all(replies.as_bytes()).await.unwrap();
     for client in [&mut a, &mut b] {
         let said = got(&mut client.wire).await;
         assert!(said.contains("-32056") && said.contains("\"x\""), "{said}");
@@ -36,12 +43,12 @@ async fn in_pipeline_an_error_without_an_id_costs_no_neighbour_its_reply() {
     assert_eq!(got(&mut d.wire).await, "{\"id\":\"x\",\"result\":4}\n");
     // All is over: the connection is there for the next one, and a reply that comes after all ends it.
     a.wire.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"id\":9}\n").await.unwrap();
-    assert!(got(&mut server.wire).await.contains("\"id\":5"));
-    server.wire.write_all(b"{\"result\":5,\"id\":5}\n").await.unwrap();
+    let fifth = id(&got(&mut server.wire).await);
+    server.wire.write_all(format!("{{\"result\":5,\"id\":{fifth}}}\n").as_bytes()).await.unwrap();
     assert_eq!(got(&mut a.wire).await, "{\"id\":9,\"result\":5}\n");
     a.wire.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"id\":10}\n").await.unwrap();
-    assert!(got(&mut server.wire).await.contains("\"id\":6"));
-    server.wire.write_all(b"{\"result\":1,\"id\":1}\n").await.unwrap();
+    assert_eq!(id(&got(&mut server.wire).await), fifth + 1);
+    server.wire.write_all(format!("{{\"result\":1,\"id\":{first}}}\n").as_bytes()).await.unwrap();
     let said = got(&mut a.wire).await;
     assert!(said.contains("-32056") && said.contains("\"id\":10"), "{said}");
 }
