@@ -282,7 +282,7 @@ impl Subject {
                     Step::Event(Event::Request { id, oneway, bytes: self.sent(&request, id.unwrap_or(0)) })
                 }
                 Ok(Received::Control(answer)) => Step::Event(Event::Control(answer.map(Into::into))),
-                Ok(Received::Dropped) => unreachable!("no frame is"),
+                Ok(Received::Dropped) => Step::Event(Event::Control(None)),
                 Ok(Received::Head { .. } | Received::Part { .. }) => {
                     unreachable!("nothing is over the bound")
                 }
@@ -301,7 +301,7 @@ impl Subject {
             Ok(Answered::Control(answer) | Answered::Unasked(answer)) => {
                 Step::Event(Event::Control(answer.map(Into::into)))
             }
-            Ok(Answered::Unclaimed) => unreachable!("any frame may be a reply"),
+            Ok(Answered::Unclaimed) => Step::Event(Event::Control(None)),
             Ok(Answered::Head { .. } | Answered::Part { .. }) => unreachable!("nothing is over the bound"),
             Ok(Answered::Closing) => Step::Event(Event::Closing),
             Ok(Answered::More(need)) => Step::More(need),
