@@ -55,10 +55,14 @@ fn carry(mut from: TcpStream, mut to: TcpStream, mut lie: Lie) {
 /// The bytes with one more in the last reply; `None` if there is no whole one that tells a product.
 fn changed(bytes: &[u8], lie: Lie) -> Option<Vec<u8>> {
     let mut text = String::from_utf8(bytes.to_vec()).ok()?;
-    text.to_lowercase().rfind("\"product\"").filter(|_| text.trim_end().ends_with('}'))?;
+    let product = text.to_lowercase().rfind("\"product\"").filter(|_| text.trim_end().ends_with('}'))?;
+    // A request of the server's own may stand before or behind the reply.
+    let start = text[..product].rfind('\n').map_or(0, |end| end + 1);
+    let rest = &text[product..];
+    let length = rest.find("Content-Length").or_else(|| rest.find('\n')).unwrap_or(rest.len());
     let key = match lie {
         Lie::None => return None,
-        Lie::Id => text.rfind("\"id\":")?,
+        Lie::Id => start + text[start..product + length].rfind("\"id\":")?,
         Lie::Value => text.to_lowercase().rfind("\"product\":")?,
     };
     let value = key + text[key..].find(':')? + 1;
