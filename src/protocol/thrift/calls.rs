@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::envelope::EXCEPTION;
+use super::envelope::{EXCEPTION, REPLY};
 use crate::protocol::Malformed;
 
 /// The most names of one-way requests that are remembered; beyond, any may have been one.
@@ -49,7 +50,16 @@ impl Calls {
     /// be the reply to what it seems to answer. What answers nothing is for the connection to see.
     ///
     /// The name of an exception may be another: a server that did not get so far as to read it has none.
-    pub(super) fn answered(&mut self, number: i32, kind: u8, name: &[u8]) -> Result<(), Malformed> {
+    ///
+    /// 0 is believed behind a one-way request only where a server `writes_zero`, as it has shown before any: that request
+    /// leaves no reply to tell by, and what was hidden in its bytes may be what is answered.
+    pub(super) fn answered(
+        &mut self,
+        number: i32,
+        kind: u8,
+        name: &[u8],
+        writes_zero: &AtomicBool,
+    ) -> Result<(), Malformed> {
         let hash = self.hash(name);
         if number != 0 {
             let owed = self.owed.remove(&number);
@@ -62,13 +72,17 @@ impl Calls {
             return Err(Malformed::Invalid(WHOSE));
         }
         let Some(call) = self.owed.drain().next().map(|(_, call)| call) else { return Ok(()) };
-        if call != hash && kind != EXCEPTION {
+        let is_known = writes_zero.load(Ordering::Relaxed);
+        if call != hash && (kind != EXCEPTION || !is_known) {
             return Err(Malformed::Invalid(NAME));
         }
         // It could be to the one-way request.
         let may_be_oneway = self.oneways.len() > MAX_ONEWAYS || self.oneways.contains(&hash);
-        if self.has_oneways() && (call != hash || may_be_oneway) {
+        if self.has_oneways() && (call != hash || may_be_oneway || !is_known) {
             return Err(Malformed::Invalid(WHOSE));
+        }
+        if kind == REPLY && !self.has_oneways() {
+            writes_zero.store(true, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod walk;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
@@ -51,6 +52,8 @@ struct Spec {
     form: Form,
     oneway: BTreeSet<Bytes>,
     max_message: usize,
+    /// A server was seen to write 0 in place of the seqid.
+    writes_zero: AtomicBool,
 }
 
 impl Thrift {
@@ -68,7 +71,8 @@ impl Thrift {
             let reason = format!("a name of {} bytes", oneway.iter().nth(place).map_or(0, Bytes::len));
             return Err(wrong("oneway", reason, format!("write names of 1 to {MAX_NAME} bytes")));
         }
-        Ok(Self(Arc::new(Spec { form: Form { transport, encoding }, oneway, max_message })))
+        let (form, writes_zero) = (Form { transport, encoding }, AtomicBool::new(false));
+        Ok(Self(Arc::new(Spec { form, oneway, max_message, writes_zero })))
     }
 }
 

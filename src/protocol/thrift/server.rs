@@ -79,7 +79,8 @@ impl Upstream for Server {
             self.is_nobodys = rest > 0;
             return Ok(Answered::Control(None));
         }
-        self.calls.answered(envelope.number, envelope.kind, &bytes[start..][envelope.name])?;
+        let name = &bytes[start..][envelope.name];
+        self.calls.answered(envelope.number, envelope.kind, name, &self.spec.writes_zero)?;
         // 0 is what servers write that do not bring the seqid back.
         let tag = (envelope.number != 0).then(|| Tag(envelope.number.cast_unsigned().into()));
         let reply = Reply::new(bytes);

@@ -73,12 +73,29 @@ async fn without_seqids_a_oneway_costs_the_next_call_nothing() {
     let mut front = front(Mode::Exclusive);
     let mut server = front.server().await;
     let (mut a, mut b) = (front.connect(), front.connect());
-    say(&mut a.wire, ONEWAY, "log", 7).await;
     for _ in 0..3 {
         say(&mut b.wire, CALL, "get", 9).await;
         assert!(!heard(&mut server.wire).await.is_empty());
         say(&mut server.wire, REPLY, "get", 0).await;
         let told = heard(&mut b.wire).await;
         assert_eq!(told, message(REPLY, "get", 9), "{}", told.escape_ascii());
+        say(&mut a.wire, ONEWAY, "log", 7).await;
+        assert!(!heard(&mut server.wire).await.is_empty());
+    }
+}
+
+/// A server may read more out of a one-way request than warmline, and answer that under seqid 0.
+#[tokio::test(start_paused = true)]
+async fn what_is_hidden_in_a_oneway_answers_no_neighbour() {
+    for mode in [Mode::Exclusive, Mode::Pipeline] {
+        let mut front = front(mode);
+        let mut server = front.server().await;
+        let (mut evil, mut neighbour) = (front.connect(), front.connect());
+        say(&mut evil.wire, ONEWAY, "note", 7).await;
+        say(&mut neighbour.wire, CALL, "shout", 9).await;
+        assert!(!heard(&mut server.wire).await.is_empty());
+        say(&mut server.wire, REPLY, "shout", 0).await;
+        let told = heard(&mut neighbour.wire).await;
+        assert_eq!(told[7], EXCEPTION, "{mode:?}: {}", told.escape_ascii());
     }
 }
