@@ -20,6 +20,9 @@ use crate::wire::{CHUNK, Close, Interest, Output, Wire};
 /// Reads of one side in a row before others get their turn.
 const READS: usize = 16;
 
+/// A server that has spoken last, and says nothing for so long, owes nothing as far as anybody can tell.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// How long nothing may move.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -27,7 +30,7 @@ pub struct Patience {
     pub idle: Duration,
     /// While one side does not take what the other has said.
     pub write: Duration,
-    /// For the server to end once the client has.
+    /// For the server, once the client has spoken last or has ended.
     pub end: Duration,
 }
 
@@ -95,7 +98,7 @@ impl Dedicated {
     }
 
     /// Sends `first`, and then whatever comes, either way. When the front half drains, the server is told that the
-    /// client sends nothing more, as far as it has to be.
+    /// client sends nothing more, once it seems to owe nothing: many take that for the end of all.
     pub async fn carry(
         mut self,
         client: &mut Wire,
@@ -129,24 +132,28 @@ impl Dedicated {
     ) -> Over {
         let (mut up, mut down) = (Lane::new(first), Lane::new(Output::new()));
         let mut alarm = pin!(Alarm::default());
-        let mut moved_at = Instant::now();
+        let (mut moved_at, mut client_last) = (Instant::now(), true);
         loop {
             let phase = front.look();
             if phase == Phase::Stopped {
                 return Over::Stopped;
             }
-            up.from_ended |= phase == Phase::Draining;
             let (sent, heard) =
                 (up.advance(client, &mut self.server), down.advance(&mut self.server, client));
-            let moved = match (sent, heard) {
+            let (sent, heard) = match (sent, heard) {
                 (Err(Side::From), _) | (_, Err(Side::To)) => return Over::ClientGone,
                 // What the server said before it failed was passed on as far as the client took it.
                 (Err(Side::To), _) | (_, Err(Side::From)) => return Over::ServerGone,
-                (Ok(up), Ok(down)) => up || down,
+                (Ok(sent), Ok(heard)) => (sent, heard),
             };
             let now = Instant::now();
-            if moved {
-                moved_at = now;
+            if sent || heard {
+                (moved_at, client_last) = (now, sent && !heard);
+            }
+            let quiet = if client_last { patience.end } else { QUIET };
+            let drains = phase == Phase::Draining && !up.from_ended;
+            if drains && now >= moved_at + quiet {
+                (up.from_ended, moved_at) = (true, now);
             }
             if up.is_over() && !std::mem::replace(&mut up.told, true) {
                 self.server.shut_down();
@@ -157,12 +164,15 @@ impl Dedicated {
             let (late, limit) = match (up.output.is_empty() && down.output.is_empty(), up.from_ended) {
                 (false, _) => (Over::Slow, patience.write),
                 (true, true) => (Over::Idle, patience.end),
+                (true, false) if client_last => (Over::Idle, patience.idle.max(patience.end)),
                 (true, false) => (Over::Idle, patience.idle),
             };
             let due = moved_at + limit;
             if due <= now {
                 return late;
             }
+            let due =
+                if phase == Phase::Draining && !up.from_ended { due.min(moved_at + quiet) } else { due };
             if up.has_more || down.has_more {
                 tokio::task::yield_now().await;
                 continue;

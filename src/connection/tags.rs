@@ -5,7 +5,6 @@
 //! the tag of a neighbour, and the first wrong one ends the connection.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
 
 use crate::protocol::{Tag, TagSpace};
 
@@ -33,7 +32,7 @@ impl Tags {
     pub(super) fn new(space: Option<TagSpace>) -> Self {
         let space = space.unwrap_or(TagSpace { last: u64::MAX, avoid: Vec::new() });
         let recycled = (space.last < NEVER_RECYCLED).then(VecDeque::new);
-        let fresh = if recycled.is_some() { 1 } else { 1 + unguessable() % MAX_FIRST.min(space.last / 2) };
+        let fresh = if recycled.is_some() { 1 } else { fastrand::u64(1..=MAX_FIRST.min(space.last / 2)) };
         let mut tags = Self { fresh, space, recycled, oneways: VecDeque::new() };
         tags.skip_avoided();
         tags
@@ -98,11 +97,6 @@ impl Tags {
     pub(super) fn has_oneways(&self) -> bool {
         !self.oneways.is_empty()
     }
-}
-
-/// A number that tells nothing about any other: a keyed hash, the key being the system's.
-fn unguessable() -> u64 {
-    RandomState::new().hash_one(())
 }
 
 #[cfg(test)]

@@ -31,6 +31,9 @@ impl Pool {
         let permit = self.room(deadline).await?;
         let mut fault = String::from("it has no endpoint");
         for known in self.in_order() {
+            if Instant::now() >= deadline {
+                break;
+            }
             let at = (known.place, &known.address);
             let held = Held::new([known.dedicated.clone(), core.dedicated.clone()]);
             match dial(&*core.means.connector, at, &self.settings.connection).await {

@@ -8,7 +8,7 @@ use crate::events::HandOver;
 use crate::exchange;
 use crate::lifecycle::Phase;
 use crate::protocol::{Id, Refusal};
-use crate::wire::{Charge, Output};
+use crate::wire::{Charge, Interest, Output};
 
 /// What is to go there first.
 #[derive(Debug)]
@@ -32,9 +32,12 @@ impl Session {
         let Some(handed) = self.handed.take() else { return Ok(()) };
         let Handed { id, reason, mut first } = *handed;
         let mut front = self.front.clone();
+        let reset = Interest { read: false, write: false, reset: true };
         let dedicated = tokio::select! {
             biased;
             () = front.reached(Phase::Stopped) => return Err(End::Gone),
+            // Nothing else completes it.
+            _ = self.wire.ready(reset) => return Err(End::Gone),
             dedicated = self.shared.pool.dedicated(reason) => dedicated,
         };
         let dedicated = match dedicated {

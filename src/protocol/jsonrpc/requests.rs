@@ -12,6 +12,8 @@ use crate::events::HandOver;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Received, Refusal, Reply, Request};
 use crate::wire::Output;
 
+/// What a notification is called.
+const NOTIFICATION: Id = Id::Bytes(Bytes::new());
 /// Bytes kept of a message that is no request, to be shown in the log.
 const FRONT: usize = 16;
 
@@ -65,7 +67,8 @@ impl Requests {
     fn hand_over(&mut self, json: &[u8], message: &[u8]) -> Received {
         let envelope = json.starts_with(b"{").then(|| Envelope::read(json, Seen::default()).ok()).flatten();
         self.version = envelope.as_ref().map_or(Version::V2, |envelope| envelope.version);
-        let id = envelope.and_then(|envelope| Some(kept(envelope.version, envelope.id?)));
+        // That of a notification is empty: nobody waits for a word.
+        let id = envelope.map(|envelope| envelope.id.map_or(NOTIFICATION, |id| kept(envelope.version, id)));
         Received::HandOver {
             id: id.unwrap_or(Id::None),
             reason: HandOver::ServerMessages,
@@ -166,6 +169,9 @@ impl Downstream for Requests {
     }
 
     fn refuse(&mut self, id: &Id, refusal: &Refusal, out: &mut Output) -> bool {
+        if *id == NOTIFICATION {
+            return false;
+        }
         let (code, message) = (refusal::code(refusal), refusal::message(refusal));
         let (version, id) = self.own(id);
         let answer = match Kept::parse(id) {

@@ -5,7 +5,7 @@
 //! ran what a client had hidden in its bytes.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::envelope::{EXCEPTION, REPLY};
@@ -87,9 +87,11 @@ impl Calls {
         Ok(())
     }
 
-    /// Of the method alone: servers of multiplexed services leave the service out.
+    /// Of the method alone: servers of multiplexed services leave the service out. In any case: PHP finds methods so.
     fn hash(&self, name: &[u8]) -> u64 {
         let method = name.rsplit(|byte| *byte == b':').next().unwrap_or(name);
-        self.hasher.hash_one(method)
+        let mut hasher = self.hasher.build_hasher();
+        method.iter().for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
+        hasher.finish()
     }
 }

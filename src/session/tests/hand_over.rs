@@ -154,14 +154,21 @@ async fn where_nothing_is_there_the_client_is_told() {
 async fn a_drain_lets_the_server_finish() {
     let mut front = front(0, 4, 2);
     let (mut client, mut server) = asked(&mut front).await;
+    let (silent, mut slow) = asked(&mut front).await;
     front.switch.drain();
-    assert!(read_end(&mut server).await);
-    tokio::time::sleep(SECOND).await;
+    let begun = tokio::time::Instant::now();
+    tokio::time::sleep(10 * SECOND).await;
     server.write_all(TELL_AND_ANSWER).await.unwrap();
+    assert!(read_end(&mut server).await);
+    assert_eq!(begun.elapsed(), 11 * SECOND, "it seems to owe nothing");
     drop(server);
     assert_eq!(client.rest().await.unwrap(), TELL_AND_ANSWER);
     settle().await;
     assert!(client.session.is_finished());
+    assert!(read_end(&mut slow).await);
+    assert_eq!(begun.elapsed(), 15 * SECOND, "timeouts.request");
+    slow.write_all(TELL).await.unwrap();
+    drop((slow, silent));
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,4 +229,32 @@ async fn large_messages_pass_in_pieces() {
     assert!(back == payload);
     client.wire = reader.unsplit(sends.await.unwrap());
     server.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_while_it_waits_leaves_nothing_behind() {
+    let mut front = front(1, 1, 2);
+    let warm = front.server().await;
+    let (first, mut server) = asked(&mut front).await;
+    drop(warm);
+    let mut second = front.connect();
+    second.wire.write_all(ASK).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    assert!(!second.session.is_finished(), "it waits for the cap");
+    second.wire.reset();
+    settle().await;
+    assert!(second.session.is_finished());
+    first.wire.reset();
+    assert!(server.read(&mut [0; 1]).await.is_err());
+    front.server().await;
+    assert_eq!((dedicated(&front), front.world.pool.figures().idle), (0, 1), "the pool has its socket again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_notification_that_cannot_be_served_is_not_answered() {
+    let front = front(0, 4, 2);
+    front.world.refuse(0, true);
+    let mut client = front.connect();
+    client.wire.write_all(TELL).await.unwrap();
+    assert_eq!(client.rest().await.unwrap(), b"");
 }
