@@ -91,7 +91,9 @@ impl Calls {
     fn hash(&self, name: &[u8]) -> u64 {
         let method = name.rsplit(|byte| *byte == b':').next().unwrap_or(name);
         let mut hasher = self.hasher.build_hasher();
-        method.iter().for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
+        for byte in method {
+            hasher.write_u8(byte.to_ascii_lowercase());
+        }
         hasher.finish()
     }
 }
