@@ -185,11 +185,14 @@ impl InFlight {
 
     /// Those that a reply with `tag` shows to get none, as replies come in order: all sent before what it answers. None
     /// where tags are used again: a reply that comes after all would be taken for another one's.
-    pub(super) fn overtaken(&mut self, tag: Option<Tag>, written: u64) -> impl Iterator<Item = Entry> {
-        let can_be = !self.by_tag && !self.tags.are_recycled() && self.begun.is_none();
+    pub(super) fn overtaken(&mut self, tag: Option<Tag>, written: u64) -> Vec<Entry> {
+        let in_order = !self.by_tag && !self.tags.are_recycled() && self.begun.is_none();
+        if !in_order || self.entries.len() < 2 {
+            return Vec::new();
+        }
         let fits = |e: &Entry| Some(e.tag) == tag && !e.is_unwritten(written);
-        let count = if can_be { self.entries.iter().position(fits).unwrap_or(0) } else { 0 };
-        self.entries.drain(..count)
+        let count = self.entries.iter().position(fits).unwrap_or(0);
+        self.entries.drain(..count).collect()
     }
 
     /// Notes that the kernel has everything before `written`; returns the one-way requests thereby sent.
@@ -358,7 +361,7 @@ mod tests {
                 flight.push(entry);
             }
             let (tag, nth) = (Some(Tag(before_first + nth)), |e: Entry| e.tag.0 - before_first);
-            let overtaken: Vec<_> = flight.overtaken(tag, written).map(nth).collect();
+            let overtaken: Vec<_> = flight.overtaken(tag, written).into_iter().map(nth).collect();
             (overtaken, flight.answer(tag).map(nth))
         };
         assert_eq!(overtaken(Mode::Pipeline, u64::MAX, 3, 15), (vec![1, 2], Some(3)));

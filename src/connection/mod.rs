@@ -257,8 +257,7 @@ impl Connection {
 
     /// The request that `reply` answers; `None` if that is a one-way request, and the reply nobody's.
     fn answered(&mut self, tag: Option<Tag>, reply: &Reply) -> Result<Option<Entry>, CloseReason> {
-        let overtaken: Vec<_> = self.in_flight.overtaken(tag, self.output.written()).collect();
-        for entry in overtaken {
+        for entry in self.in_flight.overtaken(tag, self.output.written()) {
             let _ = entry.exchange.slot.refuse(Refusal::Desync);
             self.finished(Verdict::Neutral);
         }
