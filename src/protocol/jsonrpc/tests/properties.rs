@@ -74,16 +74,17 @@ fn accepts(bytes: &[u8], step: usize) -> bool {
     whole && std::str::from_utf8(bytes).is_ok()
 }
 
-/// Whether serde takes them for one. A number that is too large for it is one all the same.
-fn serde_accepts(bytes: &[u8]) -> bool {
+/// Whether serde takes them for one. A number that is too large for it is one all the same; `None` where it then does
+/// not look at escapes, of which some stand for nothing.
+fn serde_accepts(bytes: &[u8]) -> Option<bool> {
     match serde_json::from_slice::<Value>(bytes) {
-        Ok(_) => true,
-        Err(error) => {
-            error.to_string().starts_with("number out of range") && {
-                let whole = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
-                whole && std::str::from_utf8(bytes).is_ok()
-            }
+        Ok(_) => Some(true),
+        Err(error) if error.to_string().starts_with("number out of range") => {
+            let whole = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+            let accepts = whole && std::str::from_utf8(bytes).is_ok();
+            (!accepts || !bytes.contains(&b'\\')).then_some(accepts)
         }
+        Err(_) => Some(false),
     }
 }
 
@@ -99,12 +100,14 @@ proptest! {
         step in 1usize..20,
     ) {
         let bytes = written(&value, pretty, escaped, &changes);
-        prop_assert_eq!(accepts(&bytes, step), serde_accepts(&bytes), "{}", bytes.escape_ascii());
+        let expected = serde_accepts(&bytes).unwrap_or_else(|| accepts(&bytes, usize::MAX));
+        prop_assert_eq!(accepts(&bytes, step), expected, "{}", bytes.escape_ascii());
     }
 
     #[test]
     fn bytes_without_a_plan_too(text in "[\\[\\]{},:\"\\\\0-9.eE+\\-truefalsn u\n]{0,12}", step in 1usize..6) {
-        prop_assert_eq!(accepts(text.as_bytes(), step), serde_accepts(text.as_bytes()), "{}", text);
+        let expected = serde_accepts(text.as_bytes()).unwrap_or_else(|| accepts(text.as_bytes(), usize::MAX));
+        prop_assert_eq!(accepts(text.as_bytes(), step), expected, "{}", text);
     }
 
     #[test]
@@ -215,7 +218,7 @@ fn depth_is_bounded_as_serde_bounds_it() {
             let inner = if open == "[" { "" } else { "1" };
             let text = open.repeat(depth) + inner + &close.repeat(depth);
             assert_eq!(accepts(text.as_bytes(), 3), depth <= MAX_DEPTH, "{depth}");
-            assert_eq!(serde_accepts(text.as_bytes()), depth <= MAX_DEPTH, "{depth}");
+            assert_eq!(serde_accepts(text.as_bytes()), Some(depth <= MAX_DEPTH), "{depth}");
         }
     }
 }
@@ -240,6 +243,6 @@ fn surrogates_come_in_pairs() {
         for step in 1..5 {
             assert_eq!(accepts(text.as_bytes(), step), right, "{text}");
         }
-        assert_eq!(serde_accepts(text.as_bytes()), right, "{text}");
+        assert_eq!(serde_accepts(text.as_bytes()), Some(right), "{text}");
     }
 }
