@@ -1,8 +1,8 @@
 //! The calls that a server owes a reply, by their names.
 //!
-//! Invariant: a name is forgotten with its reply, or with the connection, so there are as many as replies are owed. Used
-//! by the half that speaks to a server: a seqid alone does not say whose a reply is, if a server writes none or
-//! ran what a client had hidden in its bytes.
+//! A name is forgotten with its reply, or with the connection: also that of a call which a later reply has overtaken in
+//! a pipeline, and which gets none. Used by the half that speaks to a server: a seqid alone does not say whose a reply
+//! is, if a server writes none or ran what a client had hidden in its bytes.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
