@@ -19,7 +19,7 @@ const NOT_WHOLE: &str = "`send` is not a whole request";
 /// The message and the help.
 pub(super) fn check(send: &Bytes, protocol: &dyn Protocol) -> Result<Bytes, Words> {
     let mut input = BytesMut::from(&send[..]);
-    let (message, help) = match protocol.downstream(usize::MAX).decode(&mut input) {
+    let (message, help) = match protocol.configured().decode(&mut input) {
         Ok(Received::Request { request, .. }) if request.oneway => {
             return Err(said("`send` is a request without a reply", "write one that the server answers"));
         }
@@ -51,8 +51,8 @@ pub(super) fn check(send: &Bytes, protocol: &dyn Protocol) -> Result<Bytes, Word
             let help = format!("it has {} bytes, and should have {total}: write all of them", send.len());
             (NOT_WHOLE.to_owned(), help)
         }
-        // In parts there is nothing: `usize::MAX` bytes are buffered.
-        Ok(_) => {
+        // In parts there is nothing, and nothing is handed over.
+        Ok(Received::More(_) | Received::Head { .. } | Received::Part { .. } | Received::HandOver { .. }) => {
             return Err(said(
                 NOT_WHOLE,
                 "write it to its last byte, with what ends it, as a client sends it",

@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::events::{self, CloseReason};
-use crate::lifecycle::{Alarm, Permit, Phase, Watch};
+use crate::lifecycle::{Alarm, Permit, Phase, Watch, earliest};
 use crate::wire::{CHUNK, Close, Interest, Output, Wire};
 
 /// Reads of one side in a row before others get their turn.
@@ -39,6 +39,8 @@ pub struct Patience {
 pub enum Over {
     /// The client, and after it the server.
     Client,
+    /// The server, which was told in a drain that nothing more comes.
+    Drained,
     /// The client's socket failed.
     ClientGone,
     /// The server, in good order.
@@ -113,11 +115,12 @@ impl Dedicated {
             Over::ServerGone => CloseReason::Lost,
             Over::Idle => CloseReason::Idle,
             Over::Slow => CloseReason::Stalled,
-            Over::Stopped => CloseReason::Shutdown,
+            Over::Drained | Over::Stopped => CloseReason::Shutdown,
         };
         self.events.connection_closed(&self.endpoint, reason, 0, 0);
         match over {
-            Over::Client => self.server.close(Close::Fin),
+            Over::Client | Over::Drained => self.server.close(Close::Fin),
+            Over::Idle => self.server.close(Close::FinReset),
             _ => self.server.reset(),
         }
         over
@@ -132,42 +135,48 @@ impl Dedicated {
     ) -> Over {
         let (mut up, mut down) = (Lane::new(first), Lane::new(Output::new()));
         let mut alarm = pin!(Alarm::default());
-        let (mut moved_at, mut client_last) = (Instant::now(), true);
+        let (mut moved_at, mut client_last, mut drained) = (Instant::now(), true, false);
         loop {
             let phase = front.look();
             if phase == Phase::Stopped {
                 return Over::Stopped;
             }
-            let (sent, heard) =
-                (up.advance(client, &mut self.server), down.advance(&mut self.server, client));
+            let now = Instant::now();
+            let sent = up.advance(client, &mut self.server, now);
+            let heard = down.advance(&mut self.server, client, now);
             let (sent, heard) = match (sent, heard) {
                 (Err(Side::From), _) | (_, Err(Side::To)) => return Over::ClientGone,
                 // What the server said before it failed was passed on as far as the client took it.
                 (Err(Side::To), _) | (_, Err(Side::From)) => return Over::ServerGone,
                 (Ok(sent), Ok(heard)) => (sent, heard),
             };
-            let now = Instant::now();
             if sent || heard {
                 (moved_at, client_last) = (now, sent && !heard);
             }
             let quiet = if client_last { patience.end } else { QUIET };
             let drains = phase == Phase::Draining && !up.from_ended;
             if drains && now >= moved_at + quiet {
-                (up.from_ended, moved_at) = (true, now);
+                (up.from_ended, drained, moved_at) = (true, true, now);
             }
             if up.is_over() && !std::mem::replace(&mut up.told, true) {
                 self.server.shut_down();
             }
             if down.is_over() {
-                return if up.from_ended && up.is_over() { Over::Client } else { Over::Server };
+                return match (up.is_over(), drained) {
+                    (false, _) => Over::Server,
+                    (true, false) => Over::Client,
+                    (true, true) => Over::Drained,
+                };
             }
-            let (late, limit) = match (up.output.is_empty() && down.output.is_empty(), up.from_ended) {
-                (false, _) => (Over::Slow, patience.write),
-                (true, true) => (Over::Idle, patience.end),
-                (true, false) if client_last => (Over::Idle, patience.idle.max(patience.end)),
-                (true, false) => (Over::Idle, patience.idle),
+            let idle = match (up.from_ended, client_last) {
+                (true, _) => patience.end,
+                (false, true) => patience.idle.max(patience.end),
+                (false, false) => patience.idle,
             };
-            let due = moved_at + limit;
+            let (late, due) = match earliest([up.stuck_since, down.stuck_since]) {
+                Some(since) => (Over::Slow, since + patience.write),
+                None => (Over::Idle, moved_at + idle),
+            };
             if due <= now {
                 return late;
             }
@@ -177,26 +186,34 @@ impl Dedicated {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let (mut client_failed, mut server_failed) = (false, false);
-            poll_fn(|cx| {
-                let client_ready = client.poll_ready(cx, up.wants(&down));
-                let server_ready = self.server.poll_ready(cx, down.wants(&up));
-                client_failed = matches!(client_ready, Poll::Ready(Err(_)));
-                server_failed = matches!(server_ready, Poll::Ready(Err(_)));
-                let is_due = client_ready.is_ready()
-                    || server_ready.is_ready()
-                    || alarm.as_mut().poll_reached(cx, Some(due)).is_ready()
-                    || front.poll_moved(cx).is_ready();
-                if is_due { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
-            if client_failed {
-                return Over::ClientGone;
-            }
-            if server_failed {
-                return Over::ServerGone;
+            if let Err(over) = self.wait(client, (&up, &down), front, alarm.as_mut(), due).await {
+                return over;
             }
         }
+    }
+
+    /// Waits until something can be moved, or until `due`.
+    async fn wait(
+        &mut self,
+        client: &mut Wire,
+        (up, down): (&Lane, &Lane),
+        front: &mut Watch,
+        mut alarm: Pin<&mut Alarm>,
+        due: Instant,
+    ) -> Result<(), Over> {
+        poll_fn(|cx| {
+            let client_ready = client.poll_ready(cx, up.wants(down));
+            let server_ready = self.server.poll_ready(cx, down.wants(up));
+            match (client_ready, server_ready) {
+                (Poll::Ready(Err(_)), _) => return Poll::Ready(Err(Over::ClientGone)),
+                (_, Poll::Ready(Err(_))) => return Poll::Ready(Err(Over::ServerGone)),
+                (Poll::Ready(Ok(())), _) | (_, Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
+                (Poll::Pending, Poll::Pending) => {}
+            }
+            let is_due = alarm.as_mut().poll_reached(cx, Some(due)).is_ready();
+            if is_due || front.poll_moved(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
     }
 }
 
@@ -212,6 +229,8 @@ enum Side {
 struct Lane {
     /// Read and not yet written: nothing is read as long as there is some.
     output: Output,
+    /// Since when the other side has taken nothing of it.
+    stuck_since: Option<Instant>,
     /// Nothing more comes.
     from_ended: bool,
     /// The other side was told so.
@@ -222,11 +241,22 @@ struct Lane {
 
 impl Lane {
     fn new(output: Output) -> Self {
-        Self { output, from_ended: false, told: false, has_more: false }
+        Self { output, stuck_since: None, from_ended: false, told: false, has_more: false }
     }
 
-    /// Moves what can be moved now. True if anything was.
-    fn advance(&mut self, from: &mut Wire, to: &mut Wire) -> Result<bool, Side> {
+    /// Moves what can be moved `now`. True if anything was.
+    fn advance(&mut self, from: &mut Wire, to: &mut Wire, now: Instant) -> Result<bool, Side> {
+        let written = self.output.written();
+        let moved = self.pump(from, to)?;
+        if self.output.is_empty() {
+            self.stuck_since = None;
+        } else if self.output.written() > written || self.stuck_since.is_none() {
+            self.stuck_since = Some(now);
+        }
+        Ok(moved)
+    }
+
+    fn pump(&mut self, from: &mut Wire, to: &mut Wire) -> Result<bool, Side> {
         let before = (self.output.written(), self.from_ended);
         self.has_more = false;
         let mut scratch = [0; CHUNK];

@@ -1,9 +1,9 @@
 //! What a connection owes, and to whom.
 //!
 //! Invariant: an entry leaves only with its reply, with one to a later request where they come in order, or with the
-//! connection. An exchange that ended earlier
-//! leaves its entry behind, owed to nobody, so its reply can never be taken for another's. A reply in parts is
-//! due until its last part. A request is kept as long as it may have to be sent again.
+//! connection. An exchange that ended earlier leaves its entry behind, owed to nobody, so its reply can never be taken
+//! for another's. A reply in parts is due until its last part. A request is kept as long as it may have to be sent
+//! again.
 //! Long because its tests look at what is private here.
 
 use std::collections::VecDeque;

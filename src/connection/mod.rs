@@ -259,6 +259,7 @@ impl Connection {
     fn answered(&mut self, tag: Option<Tag>, reply: &Reply) -> Result<Option<Entry>, CloseReason> {
         for entry in self.in_flight.overtaken(tag, self.output.written()) {
             let _ = entry.exchange.slot.refuse(Refusal::Desync);
+            self.codec.forget(entry.tag);
             self.finished(Verdict::Neutral);
         }
         let Some(mut entry) = self.in_flight.answer(tag) else {

@@ -83,9 +83,11 @@ impl Policy {
         let Self::Hash(key) = self else { return None };
         match (key, id) {
             (Key::Method, _) => protocol.method(request).map(hash),
-            (Key::Id, Id::Bits(id)) => Some(hash(&id.to_be_bytes())),
-            (Key::Id, Id::Bytes(id)) => Some(hash(id)),
-            (Key::Id, Id::None) => None,
+            (Key::Id, id) => match protocol.shown(id.clone()) {
+                Id::Bits(id) => Some(hash(&id.to_be_bytes())),
+                Id::Bytes(id) => Some(hash(&id)),
+                Id::None => None,
+            },
             (Key::Bytes { offset, size }, _) => request.get(offset..offset.checked_add(size)?).map(hash),
         }
     }

@@ -92,8 +92,7 @@ impl Keeper {
         let names = Names::new(&settings.endpoints, settings.balance.resolve, resolver, core.events.clone());
         let mut keeper = Self {
             health: Health::new(settings.health.clone()),
-            question: Question::new(&settings.health, &shared.protocol, shared.settings.max_buffered)
-                .map(Arc::new),
+            question: Question::new(&settings.health, &shared.protocol).map(Arc::new),
             core,
             orders,
             settings,

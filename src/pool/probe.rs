@@ -36,13 +36,9 @@ pub(super) type Found = (ProbeResult, String);
 impl Question {
     /// The question of these settings. `None` if endpoints are only connected to, or if it is no whole request with
     /// a reply, which `config` refuses.
-    pub(super) fn new(
-        settings: &Settings,
-        protocol: &Arc<dyn Protocol>,
-        max_buffered: usize,
-    ) -> Option<Self> {
+    pub(super) fn new(settings: &Settings, protocol: &Arc<dyn Protocol>) -> Option<Self> {
         let Probe::Ask { request, expect } = &settings.probe else { return None };
-        let mut codec = protocol.downstream(max_buffered);
+        let mut codec = protocol.configured();
         let Ok(Received::Request { id, request }) = codec.decode(&mut BytesMut::from(&request[..])) else {
             return None;
         };
@@ -91,7 +87,7 @@ impl Question {
     /// The reply as its client would read it.
     fn text(&self, reply: Reply) -> Vec<u8> {
         let (mut output, mut text) = (Output::new(), Vec::new());
-        self.protocol.downstream(usize::MAX).encode(&self.id, reply, &mut output);
+        self.protocol.configured().encode(&self.id, reply, &mut output);
         while !output.is_empty() {
             let taken = output.write_once(|slices| {
                 let before = text.len();

@@ -402,6 +402,12 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// first so many bytes being the head.
     fn downstream(&self, max_buffered: usize) -> Box<dyn Downstream>;
 
+    /// A codec for requests that a configuration spells out, and for the replies to them: it holds them whole, and
+    /// hands nothing over.
+    fn configured(&self) -> Box<dyn Downstream> {
+        self.downstream(usize::MAX)
+    }
+
     /// A codec for one server connection. The same holds for replies.
     fn upstream(&self, max_buffered: usize) -> Box<dyn Upstream>;
 }
@@ -430,6 +436,11 @@ pub trait Upstream: fmt::Debug + Send {
 
     /// Takes one message off the front of `input`. The rules of [`Downstream::decode`] hold.
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed>;
+
+    /// The request of `tag` gets no reply: whatever is known of it is of no use any more.
+    fn forget(&mut self, tag: Tag) {
+        let _ = tag;
+    }
 
     /// Whether a server may send messages that answer nothing, such as heartbeats.
     fn speaks_unasked(&self) -> bool {

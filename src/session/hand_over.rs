@@ -58,7 +58,7 @@ impl Session {
         Err(match dedicated.carry(&mut self.wire, first, &mut self.front, patience).await {
             Over::Client => End::EarlyFin,
             Over::ClientGone | Over::Stopped => End::Gone,
-            Over::Server => End::Drained,
+            Over::Server | Over::Drained => End::Drained,
             Over::ServerGone | Over::Slow => End::Cut,
             Over::Idle => End::Idle,
         })

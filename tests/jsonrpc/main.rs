@@ -111,6 +111,8 @@ fn with_pass_a_server_reaches_its_client() {
         .set("protocol.jsonrpc.server_messages", "\"pass\"")
         .set("pool.max_connections", "9")
         .set("pool.max_dedicated", "8")
+        .set("health.probe", "\"ping\"")
+        .set("health.interval", "\"100ms\"")
         .start_ready();
     assert!(VSCODE.client_as("owner", daemon.port(), CONNECTIONS, PATIENT).status().unwrap().success());
     let handed = daemon.metric("dedicated_total", &[("reason", "server_messages")]);
@@ -119,6 +121,10 @@ fn with_pass_a_server_reaches_its_client() {
     common::becomes("connections of clients' own", 0, || {
         daemon.metric("upstream_connections", &[("state", "dedicated")])
     });
+    common::eventually("probes that ask", || {
+        (daemon.metric("probes_total", &[("result", "ok")]) > 2).then_some(())
+    });
+    assert_eq!(daemon.metric("probes_total", &[("result", "failed")]), 0);
     // A client of the shared kind finds nothing amiss.
     assert!(VSCODE.client(daemon.port(), 30, PATIENT).status().unwrap().success());
     daemon.assert_conserved();

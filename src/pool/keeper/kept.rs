@@ -151,9 +151,7 @@ impl Keeper {
         for place in self.health.retune(health::Settings { interval, ..settings.health.clone() }) {
             self.core.queue.set_healthy(place, true);
         }
-        self.question =
-            Question::new(&settings.health, &self.shared.protocol, settings.connection.max_buffered)
-                .map(Arc::new);
+        self.question = Question::new(&settings.health, &self.shared.protocol).map(Arc::new);
         self.settings = settings;
         self.names.set(&self.settings.endpoints, self.settings.balance.resolve);
         self.look_at_names();

@@ -5,7 +5,7 @@
 
 use memchr::memmem;
 
-use super::envelope::{CALL, Envelope, Version};
+use super::envelope::{CALL, CANCELS, Envelope, Version};
 use super::refusal::{self, LEFT_OUT};
 use super::scan::Seen;
 use super::walk::items;
@@ -69,10 +69,11 @@ impl Batch {
                 Ok(Envelope { version: Version::V1, id, .. }) => {
                     ("a request without `jsonrpc` in a batch", id)
                 }
-                Ok(request) if request.is_cancel() => {
+                Ok(request) if request.is_cancel() && request.id.is_none() => {
                     self.dropped = true;
                     return;
                 }
+                Ok(request) if request.is_cancel() => (CANCELS, request.id),
                 Ok(request) => {
                     self.json.push(if self.json.is_empty() { b'[' } else { b',' });
                     request.write(&mut self.json);

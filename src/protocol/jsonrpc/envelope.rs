@@ -16,6 +16,9 @@ const MAX_NUMBER: usize = 1000;
 /// What tells a server to give a call up, with the id that its client gave it (Language Server Protocol).
 const CANCEL: &str = "$/cancelRequest";
 
+/// What is wrong with a call of that name.
+pub(super) const CANCELS: &str = "a cancellation with an id";
+
 /// How a call begins. Its id is a placeholder.
 pub(super) const CALL: &[u8] = b"{\"id\":0";
 
@@ -130,7 +133,7 @@ impl<'j> Envelope<'j> {
 
     /// Whether it is about another request, by an id that means that to its sender only.
     pub(super) fn is_cancel(&self) -> bool {
-        self.id.is_none() && self.method.and_then(text).is_some_and(|method| method == CANCEL)
+        self.method.and_then(text).is_some_and(|method| method == CANCEL)
     }
 
     /// Appends it as servers get it: in the one way that there is to write it, a call with [`CALL`] in front.

@@ -31,6 +31,7 @@ use super::{Downstream, Id, Malformed, Mode, Protocol, SettingsError, TagSpace, 
 pub const MAX_DEPTH: usize = 127;
 /// The same in a reply, which is only passed on.
 const MAX_REPLY_DEPTH: usize = 1000;
+const REQUEST_RULES: Rules = Rules { max_depth: MAX_DEPTH, strict: true };
 /// What is called to see whether a server is there: it need not know it.
 const PING: &str = "warmline.ping";
 
@@ -105,7 +106,12 @@ impl Protocol for JsonRpc {
     }
 
     fn downstream(&self, _: usize) -> Box<dyn Downstream> {
-        Box::new(Requests::new(&self.0, Rules { max_depth: MAX_DEPTH, strict: true }))
+        let passes = self.0.server_messages == ServerMessages::Pass;
+        Box::new(Requests::new(&self.0, REQUEST_RULES, passes))
+    }
+
+    fn configured(&self) -> Box<dyn Downstream> {
+        Box::new(Requests::new(&self.0, REQUEST_RULES, false))
     }
 
     fn upstream(&self, _: usize) -> Box<dyn Upstream> {

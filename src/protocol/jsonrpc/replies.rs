@@ -107,6 +107,10 @@ impl Upstream for Replies {
         Ok(answered)
     }
 
+    fn forget(&mut self, Tag(tag): Tag) {
+        self.settle(tag);
+    }
+
     /// Notifications and calls of its own.
     fn speaks_unasked(&self) -> bool {
         true

@@ -3,11 +3,11 @@
 use bytes::{Bytes, BytesMut};
 
 use super::batch::{Batch, Kept};
-use super::envelope::{CALL, Envelope, Version};
+use super::envelope::{CALL, CANCELS, Envelope, Version};
 use super::framing::{Cut, Cutter, framed, put};
 use super::refusal::{self, PARSE_ERROR};
 use super::scan::{Rules, Seen};
-use super::settings::{Framing, ServerMessages, Settings};
+use super::settings::{Framing, Settings};
 use crate::events::HandOver;
 use crate::protocol::{BadRequest, Downstream, Id, Malformed, Received, Refusal, Reply, Request};
 use crate::wire::Output;
@@ -35,10 +35,9 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn new(settings: &Settings, rules: Rules) -> Self {
-        let Settings { framing, max_message, server_messages, batches } = *settings;
+    pub(super) fn new(settings: &Settings, rules: Rules, passes: bool) -> Self {
+        let Settings { framing, max_message, batches, .. } = *settings;
         let cutter = Cutter::new(framing, max_message, rules);
-        let passes = server_messages == ServerMessages::Pass;
         Self { framing, cutter, batches, version: Version::V2, waiting: None, passes }
     }
 
@@ -47,7 +46,9 @@ impl Requests {
             Ok(envelope) => {
                 self.version = envelope.version;
                 if envelope.is_cancel() {
-                    return Received::Dropped;
+                    let Some(id) = envelope.id else { return Received::Dropped };
+                    let answer = refusal::invalid(envelope.version, CANCELS, Some(id));
+                    return self.refused(CANCELS, object, Some(answer));
                 }
                 // It may be longer than it was by its placeholder.
                 let mut bytes = Vec::with_capacity(object.len() + CALL.len() + 1);

@@ -35,6 +35,10 @@ impl Settings {
         if self.max_message < LEAST {
             return wrong("max_message", "no request is that short", "raise it");
         }
+        if !self.batches && self.server_messages == ServerMessages::Pass {
+            let reason = "with `server_messages = \"pass\"` nobody looks at what clients send";
+            return wrong("batches", reason, "leave one of the two out");
+        }
         Ok(())
     }
 }

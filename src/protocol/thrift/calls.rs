@@ -1,8 +1,8 @@
 //! The calls that a server owes a reply, by their names.
 //!
-//! A name is forgotten with its reply, or with the connection: also that of a call which a later reply has overtaken in
-//! a pipeline, and which gets none. Used by the half that speaks to a server: a seqid alone does not say whose a reply
-//! is, if a server writes none or ran what a client had hidden in its bytes.
+//! A name is forgotten with its reply, or with the word that there will be none. Used by the half that speaks to a
+//! server: a seqid alone does not say whose a reply is, if a server writes none or ran what a client had hidden in its
+//! bytes.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -39,6 +39,11 @@ impl Calls {
         if self.oneways.len() <= MAX_ONEWAYS && !self.oneways.contains(&hash) {
             self.oneways.push(hash);
         }
+    }
+
+    /// The call sent under `number` gets no reply.
+    pub(super) fn forget(&mut self, number: i32) {
+        self.owed.remove(&number);
     }
 
     /// Whether a one-way request was sent.

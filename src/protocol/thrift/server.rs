@@ -87,6 +87,12 @@ impl Upstream for Server {
         Ok(if rest > 0 { Answered::Head { tag, reply, rest } } else { Answered::Reply { tag, reply } })
     }
 
+    fn forget(&mut self, Tag(tag): Tag) {
+        if let Ok(number) = i32::try_from(tag) {
+            self.calls.forget(number);
+        }
+    }
+
     fn speaks_unasked(&self) -> bool {
         self.calls.has_oneways()
     }

@@ -163,12 +163,14 @@ async fn a_drain_lets_the_server_finish() {
     assert_eq!(begun.elapsed(), 11 * SECOND, "it seems to owe nothing");
     drop(server);
     assert_eq!(client.rest().await.unwrap(), TELL_AND_ANSWER);
-    settle().await;
-    assert!(client.session.is_finished());
+    client.session.await.unwrap();
     assert!(read_end(&mut slow).await);
     assert_eq!(begun.elapsed(), 15 * SECOND, "timeouts.request");
     slow.write_all(TELL).await.unwrap();
-    drop((slow, silent));
+    drop(slow);
+    settle().await;
+    drop(silent);
+    assert_eq!(front.world.events.closed.of(CloseReason::Shutdown).get(), 2, "no client has ended");
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,6 +206,26 @@ async fn nothing_may_move_for_so_long() {
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(dedicated(&front), 0, "timeouts.client_idle");
     assert_eq!(idle.rest().await.unwrap(), b"");
+}
+
+/// That it sends does not make up for it.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_cut() {
+    let mut front = front(0, 4, 1);
+    let (mut client, server) = asked(&mut front).await;
+    let (mut asks, mut answers) = tokio::io::split(server);
+    tokio::spawn(async move { while answers.write_all(&[b' '; 4096]).await.is_ok() {} });
+    tokio::spawn(async move { while asks.read(&mut [0; 1]).await.is_ok_and(|read| read > 0) {} });
+    for _ in 0..5 {
+        client.wire.write_all(b" ").await.unwrap();
+        tokio::time::sleep(5 * SECOND).await;
+        assert_eq!(dedicated(&front), 1);
+    }
+    client.wire.write_all(b" ").await.unwrap();
+    tokio::time::sleep(6 * SECOND).await;
+    assert_eq!(dedicated(&front), 0, "timeouts.client_write");
+    assert!(client.rest().await.is_err(), "what is cut short does not look whole");
+    assert_eq!(front.world.events.closed.of(CloseReason::Stalled).get(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -52,3 +52,27 @@ async fn in_pipeline_an_error_without_an_id_costs_no_neighbour_its_reply() {
     let said = got(&mut a.wire).await;
     assert!(said.contains("-32056") && said.contains("\"id\":10"), "{said}");
 }
+
+/// What gets no reply because a later one has come in order is forgotten by all who knew of it.
+#[tokio::test(start_paused = true)]
+async fn in_pipeline_nothing_is_kept_of_what_a_reply_overtakes() {
+    let protocol = Fragile::new(Arc::new(JsonRpc::new(Settings::default()).unwrap()));
+    let held = protocol.held.clone();
+    let mut front = Front::with(Mode::Pipeline, Arc::new(protocol), |_| {}, Budget::new(1 << 28));
+    let mut server = front.server().await;
+    let (mut evil, mut good) = (front.connect(), front.connect());
+    let (mut after_one, mut after_all) = (0, 0);
+    for _ in 0..100 {
+        for client in [&mut evil, &mut good] {
+            client.wire.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"id\":1}\n").await.unwrap();
+            settle().await;
+        }
+        let second = got(&mut server.wire).await.lines().map(id).next_back().unwrap();
+        server.wire.write_all(format!("{{\"result\":1,\"id\":{second}}}\n").as_bytes()).await.unwrap();
+        assert!(got(&mut evil.wire).await.contains("-32056"));
+        assert_eq!(got(&mut good.wire).await, "{\"id\":1,\"result\":1}\n");
+        after_all = held.load(Ordering::Relaxed);
+        after_one = if after_one == 0 { after_all } else { after_one };
+    }
+    assert!(after_all <= after_one + 8, "{after_one} grew to {after_all}");
+}

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -494,12 +495,25 @@ async fn a_drain_finishes_what_was_taken_in() {
     }
 }
 
-/// The frames of the tests, but a reply that says "panic" makes the codec panic.
+/// A protocol, but a reply that ends in "panic" makes the codec panic.
 #[derive(Debug)]
-struct Fragile(Arc<dyn Protocol>);
+struct Fragile {
+    inner: Arc<dyn Protocol>,
+    /// What the last codec of a connection to do anything holds, as bytes of a description.
+    held: Arc<AtomicUsize>,
+}
 
 #[derive(Debug)]
-struct FragileUpstream(Box<dyn Upstream>);
+struct FragileUpstream {
+    inner: Box<dyn Upstream>,
+    held: Arc<AtomicUsize>,
+}
+
+impl Fragile {
+    fn new(inner: Arc<dyn Protocol>) -> Self {
+        Self { inner, held: Arc::default() }
+    }
+}
 
 impl Protocol for Fragile {
     fn name(&self) -> &'static str {
@@ -507,38 +521,52 @@ impl Protocol for Fragile {
     }
 
     fn modes(&self) -> &'static [Mode] {
-        self.0.modes()
+        self.inner.modes()
     }
 
     fn tags(&self) -> Option<TagSpace> {
-        self.0.tags()
+        self.inner.tags()
     }
 
     fn max_message(&self) -> usize {
-        self.0.max_message()
+        self.inner.max_message()
     }
 
     fn remedy(&self, reason: Malformed) -> &'static str {
-        self.0.remedy(reason)
+        self.inner.remedy(reason)
     }
 
     fn downstream(&self, max_buffered: usize) -> Box<dyn Downstream> {
-        self.0.downstream(max_buffered)
+        self.inner.downstream(max_buffered)
     }
 
     fn upstream(&self, max_buffered: usize) -> Box<dyn Upstream> {
-        Box::new(FragileUpstream(self.0.upstream(max_buffered)))
+        Box::new(FragileUpstream { inner: self.inner.upstream(max_buffered), held: self.held.clone() })
     }
 }
 
 impl Upstream for FragileUpstream {
     fn encode(&mut self, request: &Request, tag: Tag, out: &mut Output) {
-        self.0.encode(request, tag, out);
+        self.inner.encode(request, tag, out);
+        self.look();
     }
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed> {
         assert!(!input.ends_with(b"panic"), "a bug in a codec");
-        self.0.decode(input)
+        let answered = self.inner.decode(input);
+        self.look();
+        answered
+    }
+
+    fn forget(&mut self, tag: Tag) {
+        self.inner.forget(tag);
+        self.look();
+    }
+}
+
+impl FragileUpstream {
+    fn look(&self) {
+        self.held.store(format!("{:?}", self.inner).len(), Ordering::Relaxed);
     }
 }
 
@@ -553,7 +581,7 @@ async fn item_11_a_panic_ends_its_task_only_multiplex() {
 }
 
 async fn a_panic_ends_its_task_only_and_the_client_gets_an_answer(mode: Mode) {
-    let mut front = Front::with(mode, Arc::new(Fragile(protocol())), |_| {}, Budget::new(1 << 20));
+    let mut front = Front::with(mode, Arc::new(Fragile::new(protocol())), |_| {}, Budget::new(1 << 20));
     let mut server = front.server().await;
     let (mut one, mut two) = (front.connect(), front.connect());
     one.send(0, 1, b"a").await;

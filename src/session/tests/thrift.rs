@@ -99,3 +99,25 @@ async fn what_is_hidden_in_a_oneway_answers_no_neighbour() {
         assert_eq!(told[7], EXCEPTION, "{mode:?}: {}", told.escape_ascii());
     }
 }
+
+/// What gets no reply because a later one has come in order is forgotten by all who knew of it.
+#[tokio::test(start_paused = true)]
+async fn in_pipeline_nothing_is_kept_of_what_a_reply_overtakes() {
+    let protocol = Fragile::new(Arc::new(thrift::Thrift::new(thrift::Settings::default()).unwrap()));
+    let held = protocol.held.clone();
+    let mut front = Front::with(Mode::Pipeline, Arc::new(protocol), |_| {}, Budget::new(1 << 26));
+    let mut server = front.server().await;
+    let (mut evil, mut good) = (front.connect(), front.connect());
+    let (mut after_one, mut after_all) = (0, 0);
+    for _ in 0..100 {
+        say(&mut evil.wire, CALL, "log", 7).await;
+        say(&mut good.wire, CALL, "get", 9).await;
+        let second = seqid(&heard(&mut server.wire).await);
+        say(&mut server.wire, REPLY, "get", second).await;
+        assert_eq!(heard(&mut evil.wire).await[7], EXCEPTION);
+        assert_eq!(heard(&mut good.wire).await, message(REPLY, "get", 9));
+        after_all = held.load(Ordering::Relaxed);
+        after_one = if after_one == 0 { after_all } else { after_one };
+    }
+    assert!(after_all <= after_one + 8, "{after_one} grew to {after_all}");
+}

@@ -9,7 +9,7 @@ mod talk;
 use serde_json::json;
 
 use self::talk::{Talk, framed, requests};
-use super::{Framing, JsonRpc, Settings};
+use super::{Framing, JsonRpc, ServerMessages, Settings};
 use crate::protocol::{Answered, Id, Malformed, Protocol, Received, Refusal};
 
 fn protocol(framing: Framing) -> JsonRpc {
@@ -37,6 +37,10 @@ fn settings_that_cannot_be() {
     assert_eq!(
         error(Settings { max_message: 19, ..Settings::default() }),
         "max_message: no request is that short; raise it"
+    );
+    assert_eq!(
+        error(Settings { batches: false, server_messages: ServerMessages::Pass, ..Settings::default() }),
+        "batches: with `server_messages = \"pass\"` nobody looks at what clients send; leave one of the two out"
     );
 }
 

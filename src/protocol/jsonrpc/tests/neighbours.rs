@@ -87,6 +87,12 @@ fn cancellations_do_not_travel() {
         talk.client_says(&framed(framing, &format!("[{cancel},2]")));
         assert!(talk.sent.is_empty() && talk.told().contains("-32600"));
     }
+    // Nor do calls of that name, which no server answers.
+    let call = cancel.replace("\"params\"", "\"id\":\"x\",\"params\"");
+    let refused = r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request: a cancellation with an id"},"id":"x"}"#;
+    assert_eq!(told(&call), refused.to_owned() + "\n");
+    assert_eq!(told(&format!("[{call},{cancel}]")), format!("[{refused}]\n"));
+    assert!(told(r#"{"id":5,"method":"$/cancelRequest","params":[1]}"#).contains(r#""id":5"#));
     // Others with that sign do.
     assert!(sent(r#"{"jsonrpc":"2.0","method":"$/setTrace","params":{"value":"off"}}"#).is_some());
 }
