@@ -136,7 +136,9 @@ impl Upstream {
 
     /// Goes on with the connections it has, otherwise. Must not be removed.
     pub(super) fn retune(&mut self, plan: plan::Upstream, process: &Process) {
-        let Some(Current { generation, target, .. }) = self.current.take() else { return };
+        let Some(Current { generation, target, plan: old }) = self.current.take() else { return };
+        // With all that it has learned.
+        let plan = plan::Upstream { protocol: old.protocol, ..plan };
         self.resize(&plan);
         let session = &target.session;
         let pool = session.pool.retune(plan.pool.clone());

@@ -18,6 +18,7 @@ mod tests;
 mod walk;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -42,8 +43,16 @@ const MAX_MESSAGE: usize = 1 << 30;
 const PING: &[u8] = b"warmline_ping";
 
 /// The protocol, with its settings. Clones are the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Thrift(Arc<Spec>);
+
+/// What was set, and nothing that was learned since: a reload tells by it whether anything has changed.
+impl fmt::Debug for Thrift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Spec { form, oneway, max_message, writes_zero: _ } = &*self.0;
+        f.debug_tuple("Thrift").field(form).field(oneway).field(max_message).finish()
+    }
+}
 
 /// What all codecs of one protocol share.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! Whose a reply is: the one whose seqid and name it has.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::protocol::Malformed;
 
@@ -160,4 +162,14 @@ fn a_large_answer_to_a_oneway_disturbs_nobody() {
         }
     }
     panic!("no reply");
+}
+
+/// Or a reload would open all connections anew.
+#[test]
+fn what_is_learned_of_a_server_does_not_make_it_another_protocol() {
+    let thrift = thrift(Transport::Framed, Encoding::Binary);
+    let before = format!("{thrift:?}");
+    assert_eq!(heard(&mut *asked_of(&thrift, &[(CALL, "get")]), REPLY, "get", 0), Ok(None));
+    assert!(thrift.0.writes_zero.load(Ordering::Relaxed));
+    assert_eq!(format!("{thrift:?}"), before);
 }
