@@ -81,6 +81,7 @@ const THRIFT: &str = r#"
 # transport = "framed"            # what the upstream speaks: framed, buffered, header
 # encoding = "binary"             # binary, compact, json
 # oneway = []                     # methods without a reply that clients mark as calls, as Go's do
+# echoes_seqid = true             # false: replies have the seqid 0, as some old servers write it
 # max_message = "16MiB""#;
 
 const FRAME: &str = r#"

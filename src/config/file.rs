@@ -419,6 +419,8 @@ tables! {
         encoding: Text<Encoding>,
         /// Methods without a reply although their clients mark them as calls; default [].
         oneway: List<Text<Bytes>>,
+        /// Whether replies have the seqid of their call; default `true`.
+        echoes_seqid: bool,
         /// The longest message in either direction; default `"16MiB"`.
         max_message: Text<Size>,
     }

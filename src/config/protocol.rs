@@ -133,6 +133,7 @@ fn thrift_settings(report: &mut Report<'_>, at: &[&str], options: file::Thrift) 
     let List(oneway) = options.oneway.unwrap_or(List(Vec::new()));
     (settings.transport, settings.encoding) = (transport, encoding);
     settings.oneway = oneway.into_iter().map(|Text(name)| name).collect();
+    settings.echoes_seqid = options.echoes_seqid.unwrap_or(settings.echoes_seqid);
     settings.max_message = max_message(report, at, options.max_message, (settings.max_message, MAX_MESSAGE))?;
     Some(settings)
 }

@@ -57,11 +57,16 @@ impl Connection {
         }
         let stall = self.shared.settings.stall;
         let since = self.in_flight.oldest().map_or(now, |e| e.since);
-        if since + stall <= now {
+        if since + stall <= now && self.spared_until.is_none_or(|until| until <= now) {
             if self.shared.mode != Mode::Multiplex {
                 return Err(CloseReason::Stalled);
             }
-            self.retire(CloseReason::Stalled);
+            // The last one goes on: what it owes is one's trouble, to take nothing more would be everybody's.
+            if self.seat.is_spare() {
+                self.retire(CloseReason::Stalled);
+            } else {
+                self.spared_until = Some(now + GRACE);
+            }
         }
         if self.quiet_since() + stall <= now && self.may_read() {
             return Err(CloseReason::Stalled);
@@ -95,10 +100,13 @@ impl Connection {
         let settings = &self.shared.settings;
         let retire = self.retiring.is_none().then_some(self.retire_at);
         let rest = if let Some(oldest) = self.in_flight.oldest().filter(|_| self.upload.is_none()) {
-            let stalled = match self.retiring {
-                None => Some(oldest.since + settings.stall),
-                Some(_) => self.in_flight.last_open_deadline(),
-            };
+            let stalled =
+                match self.retiring {
+                    None => Some(self.spared_until.map_or(oldest.since + settings.stall, |until| {
+                        until.max(oldest.since + settings.stall)
+                    })),
+                    Some(_) => self.in_flight.last_open_deadline(),
+                };
             let stuck = self.stuck_until.or_else(|| self.stuck_at());
             // While we wait for memory or a client, silence is our own.
             let quiet = self.may_read().then(|| self.quiet_since() + settings.stall);

@@ -86,6 +86,8 @@ pub(crate) struct Connection {
     last_read: Instant,
     /// While there is something to write: when some of it was last taken.
     writing_since: Option<Instant>,
+    /// It has owed a reply for too long, but there is no other one: until the next look.
+    spared_until: Option<Instant>,
     /// When the late reply is given up.
     stuck_until: Option<Instant>,
     /// When an incomplete unasked message is given up.
@@ -129,6 +131,7 @@ impl Connection {
             owing_since: now,
             last_read: now,
             writing_since: None,
+            spared_until: None,
             stuck_until: None,
             stray_until: None,
         }
@@ -371,7 +374,10 @@ impl Connection {
                 end = OPEN_END;
             }
             self.in_flight.push(Entry::new(exchange, tag, start..end, now, again));
-            if self.carried == self.shared.settings.max_requests || !self.in_flight.has_tags() {
+            if self.carried == self.shared.settings.max_requests
+                || !self.in_flight.has_tags()
+                || self.codec.is_worn()
+            {
                 self.retire(CloseReason::Requests);
             }
         }

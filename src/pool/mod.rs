@@ -177,6 +177,7 @@ impl Settings {
             room,
             grow_at: if self.mode == Mode::Multiplex { GROW_AT_MULTIPLEX.min(room) } else { 1 },
             max_uploads: (self.max_connections / 2).max(1),
+            max_connections: self.max_connections,
             min_connections: self.min_connections,
             eject_after: self.health.eject_after,
             retry: self.retry,

@@ -442,6 +442,11 @@ pub trait Upstream: fmt::Debug + Send {
         let _ = tag;
     }
 
+    /// Whether the connection is to take no more requests, as its stream has gathered too much.
+    fn is_worn(&self) -> bool {
+        false
+    }
+
     /// Whether a server may send messages that answer nothing, such as heartbeats.
     fn speaks_unasked(&self) -> bool {
         false

@@ -58,6 +58,8 @@ pub struct Settings {
     pub grow_at: usize,
     /// Connections that are sending a request in parts at a time; at least 1.
     pub max_uploads: usize,
+    /// The cap.
+    pub max_connections: usize,
     /// Connections that an idle one may not leave behind fewer than.
     pub min_connections: usize,
     /// Failures in a row until an endpoint is ejected; at least 1.

@@ -79,6 +79,7 @@ pub(super) struct Roster {
     grow_at: usize,
     eject_after: u32,
     max_uploads: usize,
+    max_connections: usize,
     /// Connections that are sending a request in parts.
     uploads: usize,
     /// A busy connection that takes nothing more, so that it becomes free for a request in parts.
@@ -108,6 +109,7 @@ impl Roster {
             grow_at: settings.grow_at,
             eject_after: settings.eject_after,
             max_uploads: settings.max_uploads,
+            max_connections: settings.max_connections,
             uploads: 0,
             reserved: None,
             full: false,
@@ -122,7 +124,7 @@ impl Roster {
     /// The same endpoints and connections under other settings.
     pub(super) fn retune(&mut self, settings: &Settings) {
         (self.rule, self.slow_start) = (settings.rule, settings.slow_start);
-        self.max_uploads = settings.max_uploads;
+        (self.max_uploads, self.max_connections) = (settings.max_uploads, settings.max_connections);
         self.eject_after = settings.eject_after;
         self.endpoints.iter_mut().for_each(|endpoint| endpoint.eject_after = settings.eject_after);
     }
@@ -325,6 +327,11 @@ impl Roster {
     /// Connections that take new exchanges.
     pub(super) fn open(&self) -> usize {
         self.endpoints.iter().map(|e| e.open).sum()
+    }
+
+    /// Whether others take what comes if an open connection does not: there is another one, or may be at once.
+    pub(super) fn can_spare_one(&self) -> bool {
+        self.open() > 1 || self.members.len() + self.connecting() < self.max_connections
     }
 
     /// Sockets being opened.

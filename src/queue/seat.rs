@@ -169,6 +169,11 @@ impl Seat {
         self.queue.inner().roster.members[self.key].hold == Hold::GivesWay
     }
 
+    /// Whether others take what comes if this connection does not.
+    pub fn is_spare(&self) -> bool {
+        self.queue.inner().roster.can_spare_one()
+    }
+
     /// Takes nothing new any more. The keeper may open another connection meanwhile.
     pub fn retire(&self) {
         self.queue.locked(|inner| {

@@ -32,6 +32,7 @@ fn queue() -> Arc<Queue> {
         room,
         grow_at,
         max_uploads,
+        max_connections: 16,
         min_connections,
         eject_after,
         retry,

@@ -22,6 +22,7 @@ pub(super) fn settings(room: usize, max_waiting: usize) -> Settings {
         room,
         grow_at,
         max_uploads,
+        max_connections: 16,
         min_connections,
         eject_after,
         retry,

@@ -222,13 +222,14 @@ impl Session {
                 Ok(0) => self.note_fin(),
                 Ok(read) => {
                     self.idle.iter().for_each(|place| place.set_busy());
-                    if starts {
-                        self.reading_since = self.now;
-                    }
                     if let Some(upload) = &mut self.upload {
                         upload.note_progress(read);
                     }
                     self.decode();
+                    // What is no part of a message does not begin one.
+                    if starts && !self.input.bytes.is_empty() {
+                        self.reading_since = self.now;
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return Err(End::Gone),
@@ -355,14 +356,18 @@ impl Session {
                 if let Some(rest) = reply.rest.take() {
                     self.download = Some(Box::new(Download::new(rest, ticket)));
                 }
+                let (before, size) = (self.output.end(), reply.bytes.len());
                 self.codec.encode(id, reply, &mut self.output);
+                self.charge_words(before + size as u64);
             }
             Ok(None) => {}
             Err(refusal) => {
+                let before = self.output.end();
                 // An error message about a one-way request would pass for the reply to another one.
                 if ticket.is_oneway() || !self.codec.refuse(id, &refusal, &mut self.output) {
                     self.ending = self.ending.or(Some(End::NoWords));
                 }
+                self.charge_words(before);
             }
         }
     }

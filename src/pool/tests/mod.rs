@@ -393,6 +393,24 @@ async fn a_stalled_multiplexed_connection_takes_nothing_new_and_harms_nobody() {
     assert_eq!(world.events.closed.of(CloseReason::Stalled).get(), 1);
 }
 
+/// Where the cap leaves no room for another one, to take nothing new would be everybody's trouble.
+#[tokio::test(start_paused = true)]
+async fn a_stalled_multiplexed_connection_goes_on_where_it_is_the_last() {
+    let mut world = World::new(settings(Mode::Multiplex, 1, 1));
+    let mut server = world.accept().await;
+    settle().await;
+    let mut hung = world.call(b"hung");
+    server.receive().await;
+    for _ in 0..100 {
+        let mut call = world.call(b"x");
+        server.echo().await;
+        assert_eq!(call.reply().await, b"x");
+        tokio::time::sleep(SECOND).await;
+    }
+    assert_eq!(hung.answer().await.unwrap_err(), Refusal::Timeout);
+    assert_eq!(world.events.closed.of(CloseReason::Stalled).get(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_connection_closes_at_stall() {
     for mode in [Mode::Pipeline, Mode::Multiplex] {

@@ -98,7 +98,11 @@ impl Upstream for Replies {
     fn decode(&mut self, input: &mut BytesMut) -> Result<Answered, Malformed> {
         let (json, seen, end) = match self.cutter.next(input)? {
             Cut::More(need) => return Ok(Answered::More(need)),
-            Cut::Broken { reason, .. } => return Err(Malformed::Invalid(reason)),
+            // What follows can be understood: only the reply is lost.
+            Cut::Broken { end, .. } => {
+                self.cutter.drop_front(input, end);
+                return Ok(Answered::Unclaimed);
+            }
             Cut::Value { json, seen, end } => (json, seen, end),
         };
         let message = reply::read(&input[json], seen.spaced).map_err(Malformed::Invalid)?;

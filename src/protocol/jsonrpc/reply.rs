@@ -93,7 +93,8 @@ fn read_batch(json: &[u8], spaced: bool) -> Result<Message<'_>, &'static str> {
     }
     match (out.is_empty(), unasked) {
         (true, true) => Ok(Message::Notification),
-        (true, false) => Err("an empty batch"),
+        // To a batch of notifications, by servers that must say something.
+        (true, false) => Ok(Message::Unknown),
         _ => {
             out.push(b']');
             Ok(if ids.is_empty() { Message::Unknown } else { Message::Batch { ids, json: out } })

@@ -12,6 +12,8 @@ pub(super) struct Rules {
     /// Values within values, the outermost included.
     pub(super) max_depth: usize,
     /// Text is Unicode: half a surrogate pair is no character. The scan leaves it to its caller to look for UTF-8.
+    /// Otherwise what usual libraries write against the grammar is let through: control characters in text, `NaN` and
+    /// `Infinity`.
     pub(super) strict: bool,
 }
 
@@ -118,7 +120,7 @@ impl Scan {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             if self.state == State::Text(Pair::None) {
-                let text = plain(&bytes[at..])?;
+                let text = self.plain(&bytes[at..])?;
                 if text > 0 {
                     at += text;
                     continue;
@@ -128,6 +130,11 @@ impl Scan {
                 if let Some(number) = number.and(byte) {
                     self.state = State::Number(number);
                     self.number += 1;
+                    at += 1;
+                    continue;
+                }
+                if number == Number::Minus && byte == b'I' && !self.rules.strict {
+                    (self.state, self.number) = (State::Word(b"nfinity"), 0);
                     at += 1;
                     continue;
                 }
@@ -146,6 +153,13 @@ impl Scan {
             at += 1;
         }
         Ok((self.state == State::Over).then_some(at))
+    }
+
+    /// The bytes at the front of a string that are nothing special.
+    fn plain(&self, text: &[u8]) -> Result<usize, &'static str> {
+        let end = memchr2(b'"', b'\\', text).unwrap_or(text.len());
+        let is_control = |byte: &u8| *byte < 0x20;
+        if self.rules.strict && text[..end].iter().any(is_control) { Err(CONTROL) } else { Ok(end) }
     }
 
     /// What the value has in it.
@@ -197,6 +211,8 @@ impl Scan {
             b't' => Ok(State::Word(b"rue")),
             b'f' => Ok(State::Word(b"alse")),
             b'n' => Ok(State::Word(b"ull")),
+            b'N' if !self.rules.strict => Ok(State::Word(b"aN")),
+            b'I' if !self.rules.strict => Ok(State::Word(b"nfinity")),
             b'-' => Ok(State::Number(Number::Minus)),
             b'0' => Ok(State::Number(Number::Zero)),
             b'1'..=b'9' => Ok(State::Number(Number::Digits)),
@@ -219,7 +235,8 @@ impl Scan {
             (State::Escape(_), b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
                 State::Text(Pair::None)
             }
-            (State::Text(_), _) => return Err(CONTROL),
+            (State::Text(_), _) if self.rules.strict => return Err(CONTROL),
+            (State::Text(_), _) => State::Text(Pair::None),
             _ => return Err(NOT_JSON),
         };
         self.unpaired(is_half)?;
@@ -281,12 +298,6 @@ impl Number {
 /// White space between tokens.
 pub(super) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
-}
-
-/// The bytes at the front of a string that are nothing special.
-fn plain(text: &[u8]) -> Result<usize, &'static str> {
-    let end = memchr2(b'"', b'\\', text).unwrap_or(text.len());
-    if text[..end].iter().any(|byte| *byte < 0x20) { Err(CONTROL) } else { Ok(end) }
 }
 
 fn digit(byte: u8) -> Result<u16, &'static str> {

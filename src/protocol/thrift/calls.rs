@@ -6,15 +6,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::envelope::{EXCEPTION, REPLY};
+use super::envelope::EXCEPTION;
 use crate::protocol::Malformed;
 
-/// The most names of one-way requests that are remembered; beyond, any may have been one.
-const MAX_ONEWAYS: usize = 64;
-
 const NAME: &str = "reply whose name is not that of its call";
+const NUMBER: &str = "reply without the seqid of its call, although `echoes_seqid` says that replies have it";
 const WHOSE: &str = "reply without a seqid that may be to another call";
 
 /// What is owed on one connection. Hashes stand for names: nobody can make two that are alike.
@@ -22,8 +19,7 @@ const WHOSE: &str = "reply without a seqid that may be to another call";
 pub(super) struct Calls {
     hasher: RandomState,
     owed: HashMap<i32, u64>,
-    /// Those of the one-way requests that were sent.
-    oneways: Vec<u64>,
+    has_oneways: bool,
 }
 
 impl Calls {
@@ -34,11 +30,8 @@ impl Calls {
     }
 
     /// A one-way request is sent.
-    pub(super) fn sent_oneway(&mut self, name: &[u8]) {
-        let hash = self.hash(name);
-        if self.oneways.len() <= MAX_ONEWAYS && !self.oneways.contains(&hash) {
-            self.oneways.push(hash);
-        }
+    pub(super) fn sent_oneway(&mut self) {
+        self.has_oneways = true;
     }
 
     /// The call sent under `number` gets no reply.
@@ -48,48 +41,32 @@ impl Calls {
 
     /// Whether a one-way request was sent.
     pub(super) fn has_oneways(&self) -> bool {
-        !self.oneways.is_empty()
+        self.has_oneways
     }
 
-    /// A message of `kind` came that says `number`, or 0 as servers do that do not bring it back: whether it can
-    /// be the reply to what it seems to answer. What answers nothing is for the connection to see.
+    /// A message of `kind` came that says `number`, or 0 as servers do that do not echo it: whether it can be the reply
+    /// to what it seems to answer. What answers nothing is for the connection to see.
     ///
-    /// The name of an exception may be another: a server that did not get so far as to read it has none.
-    ///
-    /// 0 is believed behind a one-way request only where a server `writes_zero`, as it has shown before any: that request
-    /// leaves no reply to tell by, and what was hidden in its bytes may be what is answered.
+    /// The name of an exception may be another: a server that did not get so far as to read it has none. 0 is believed
+    /// only of a server that is said to write it: a client can bring about such a reply, by a call that it hides in the
+    /// bytes of another.
     pub(super) fn answered(
         &mut self,
         number: i32,
         kind: u8,
         name: &[u8],
-        writes_zero: &AtomicBool,
+        echoes_seqid: bool,
     ) -> Result<(), Malformed> {
-        let hash = self.hash(name);
-        if number != 0 {
-            let owed = self.owed.remove(&number);
-            return match owed {
-                Some(call) if call != hash && kind != EXCEPTION => Err(Malformed::Invalid(NAME)),
-                _ => Ok(()),
-            };
+        let owed = match number {
+            0 if echoes_seqid => return Err(Malformed::Invalid(NUMBER)),
+            0 if self.owed.len() > 1 || self.has_oneways => return Err(Malformed::Invalid(WHOSE)),
+            0 => self.owed.drain().next().map(|(_, call)| call),
+            number => self.owed.remove(&number),
+        };
+        match owed {
+            Some(call) if call != self.hash(name) && kind != EXCEPTION => Err(Malformed::Invalid(NAME)),
+            _ => Ok(()),
         }
-        if self.owed.len() > 1 {
-            return Err(Malformed::Invalid(WHOSE));
-        }
-        let Some(call) = self.owed.drain().next().map(|(_, call)| call) else { return Ok(()) };
-        let is_known = writes_zero.load(Ordering::Relaxed);
-        if call != hash && (kind != EXCEPTION || !is_known) {
-            return Err(Malformed::Invalid(NAME));
-        }
-        // It could be to the one-way request.
-        let may_be_oneway = self.oneways.len() > MAX_ONEWAYS || self.oneways.contains(&hash);
-        if self.has_oneways() && (call != hash || may_be_oneway || !is_known) {
-            return Err(Malformed::Invalid(WHOSE));
-        }
-        if kind == REPLY && !self.has_oneways() {
-            writes_zero.store(true, Ordering::Relaxed);
-        }
-        Ok(())
     }
 
     /// Of the method alone: servers of multiplexed services leave the service out. In any case: PHP finds methods so.

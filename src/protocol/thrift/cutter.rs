@@ -21,6 +21,8 @@ const LONG: &str = "frame with more in it than one message";
 /// Why a message with a transform is refused.
 pub(super) const TRANSFORMED: &str = "THeader with a transform";
 
+const NO_MESSAGE: &str = "no message of Thrift begins like this";
+
 /// What the front of a stream is.
 #[derive(Debug)]
 pub(super) enum Cut {
@@ -258,6 +260,12 @@ fn detect(input: &[u8]) -> Result<Option<Form>, Malformed> {
     if let Some(encoding) = by_first(input) {
         return form(Transport::Buffered, encoding);
     }
+    match input {
+        [0x80] => return Ok(None),
+        // Longer than a frame is, or nothing in it.
+        [0x40..=0xff, ..] | [0, 0, 0, 0, ..] => return Err(Malformed::Invalid(NO_MESSAGE)),
+        _ => {}
+    }
     let Some(inner) = input.get(PREFIX..PREFIX + 2) else { return Ok(None) };
     if let Some(encoding) = by_first(inner) {
         return form(Transport::Framed, encoding);
@@ -266,6 +274,6 @@ fn detect(input: &[u8]) -> Result<Option<Form>, Malformed> {
         _ if inner == MAGIC => form(Transport::Header, Encoding::Binary),
         [0, _] => form(Transport::Framed, Encoding::Binary),
         [b'a'..=b'z' | b'A'..=b'Z' | b'_', _] => form(Transport::Buffered, Encoding::Binary),
-        _ => Err(Malformed::Invalid("no message of Thrift begins like this")),
+        _ => Err(Malformed::Invalid(NO_MESSAGE)),
     }
 }

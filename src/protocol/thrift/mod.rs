@@ -18,9 +18,7 @@ mod tests;
 mod walk;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
@@ -43,16 +41,8 @@ const MAX_MESSAGE: usize = 1 << 30;
 const PING: &[u8] = b"warmline_ping";
 
 /// The protocol, with its settings. Clones are the same.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Thrift(Arc<Spec>);
-
-/// What was set, and nothing that was learned since: a reload tells by it whether anything has changed.
-impl fmt::Debug for Thrift {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Spec { form, oneway, max_message, writes_zero: _ } = &*self.0;
-        f.debug_tuple("Thrift").field(form).field(oneway).field(max_message).finish()
-    }
-}
 
 /// What all codecs of one protocol share.
 #[derive(Debug)]
@@ -60,15 +50,14 @@ struct Spec {
     /// What the upstream speaks.
     form: Form,
     oneway: BTreeSet<Bytes>,
+    echoes_seqid: bool,
     max_message: usize,
-    /// A server was seen to write 0 in place of the seqid.
-    writes_zero: AtomicBool,
 }
 
 impl Thrift {
     /// A protocol of these settings, if they can be.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
-        let Settings { transport, encoding, oneway, max_message } = settings;
+        let Settings { transport, encoding, oneway, echoes_seqid, max_message } = settings;
         if transport == Transport::Header && encoding == Encoding::Json {
             let reason = "`json` cannot be in the transport `header`";
             return Err(wrong("encoding", reason, "write \"binary\" or \"compact\""));
@@ -80,8 +69,8 @@ impl Thrift {
             let reason = format!("a name of {} bytes", oneway.iter().nth(place).map_or(0, Bytes::len));
             return Err(wrong("oneway", reason, format!("write names of 1 to {MAX_NAME} bytes")));
         }
-        let (form, writes_zero) = (Form { transport, encoding }, AtomicBool::new(false));
-        Ok(Self(Arc::new(Spec { form, oneway, max_message, writes_zero })))
+        let form = Form { transport, encoding };
+        Ok(Self(Arc::new(Spec { form, oneway, echoes_seqid, max_message })))
     }
 }
 
@@ -95,11 +84,11 @@ impl Protocol for Thrift {
     }
 
     fn modes(&self) -> &'static [Mode] {
-        match self.0.form.encoding {
-            // Its messages are not read as far as a shared connection needs.
-            Encoding::Json => &[Mode::Exclusive],
-            Encoding::Binary | Encoding::Compact => &[Mode::Exclusive, Mode::Pipeline, Mode::Multiplex],
+        // Messages of JSON are not read as far as a shared connection needs.
+        if self.0.form.encoding == Encoding::Json || !self.0.echoes_seqid {
+            return &[Mode::Exclusive];
         }
+        &[Mode::Exclusive, Mode::Pipeline, Mode::Multiplex]
     }
 
     fn tags(&self) -> Option<TagSpace> {

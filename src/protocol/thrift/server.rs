@@ -47,7 +47,7 @@ impl Upstream for Server {
         let name = &request.bytes[start..][envelope.name];
         let number = if request.oneway { NOBODYS } else { i32::try_from(tag).unwrap_or(NOBODYS) };
         if request.oneway {
-            self.calls.sent_oneway(name);
+            self.calls.sent_oneway();
         } else {
             self.calls.sent(number, name);
         }
@@ -80,7 +80,7 @@ impl Upstream for Server {
             return Ok(Answered::Control(None));
         }
         let name = &bytes[start..][envelope.name];
-        self.calls.answered(envelope.number, envelope.kind, name, &self.spec.writes_zero)?;
+        self.calls.answered(envelope.number, envelope.kind, name, self.spec.echoes_seqid)?;
         // 0 is what servers write that do not bring the seqid back.
         let tag = (envelope.number != 0).then(|| Tag(envelope.number.cast_unsigned().into()));
         let reply = Reply::new(bytes);
@@ -91,6 +91,11 @@ impl Upstream for Server {
         if let Ok(number) = i32::try_from(tag) {
             self.calls.forget(number);
         }
+    }
+
+    /// What answers a one-way request, or what is hidden in it, would pass for the reply to the next call.
+    fn is_worn(&self) -> bool {
+        !self.spec.echoes_seqid && self.calls.has_oneways()
     }
 
     fn speaks_unasked(&self) -> bool {

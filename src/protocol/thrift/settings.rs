@@ -66,6 +66,8 @@ pub struct Settings {
     /// Methods without a reply although their clients may mark them as calls, each named as in its requests:
     /// `method`, or `service:method` where services are multiplexed.
     pub oneway: BTreeSet<Bytes>,
+    /// The upstream writes the seqid of a call into its reply, as it should.
+    pub echoes_seqid: bool,
     /// The longest message in bytes, its frame included.
     pub max_message: usize,
 }
@@ -77,6 +79,7 @@ impl Default for Settings {
             transport: Transport::Framed,
             encoding: Encoding::Binary,
             oneway: BTreeSet::new(),
+            echoes_seqid: true,
             max_message: MAX_MESSAGE,
         }
     }

@@ -19,6 +19,7 @@ fn settings(rule: Rule) -> Settings {
         room: 1,
         grow_at: 1,
         max_uploads: 1,
+        max_connections: 16,
         min_connections: 0,
         eject_after: 5,
         retry: Retry { attempts: 2, per_thousand: 200 },

@@ -20,6 +20,7 @@ fn roster(endpoints: usize, room: usize, grow_at: usize) -> Roster {
         room,
         grow_at,
         max_uploads,
+        max_connections: 16,
         min_connections,
         eject_after,
         retry,

@@ -76,3 +76,63 @@ async fn in_pipeline_nothing_is_kept_of_what_a_reply_overtakes() {
     }
     assert!(after_all <= after_one + 8, "{after_one} grew to {after_all}");
 }
+
+/// Python's library writes numbers that are none, and what a method returns may be up to a client.
+#[tokio::test(start_paused = true)]
+async fn an_odd_result_costs_no_neighbour_its_reply() {
+    let deep = [&"["[..], "]"].map(|bracket| bracket.repeat(5000)).concat();
+    for odd in ["NaN", "-Infinity", "[Infinity]", "\"a\tb\u{1}\"", &*deep] {
+        let protocol: Arc<dyn Protocol> = Arc::new(JsonRpc::new(Settings::default()).unwrap());
+        let mut front = Front::with(Mode::Multiplex, protocol, |_| {}, Budget::new(1 << 28));
+        let mut server = front.server().await;
+        let (mut a, mut b) = (front.connect(), front.connect());
+        for client in [&mut a, &mut b] {
+            client.wire.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"id\":1}\n").await.unwrap();
+            settle().await;
+        }
+        let ids: Vec<u64> = got(&mut server.wire).await.lines().map(id).collect();
+        let replies =
+            format!("[]\n{{\"result\":{odd},\"id\":{}}}\n{{\"result\":1,\"id\":{}}}\n", ids[0], ids[1]);
+        tokio::spawn(async move { server.wire.write_all(replies.as_bytes()).await.map(|()| server) });
+        assert_eq!(got(&mut b.wire).await, "{\"id\":1,\"result\":1}\n");
+        let expected = format!("{{\"id\":1,\"result\":{odd}}}\n");
+        let mut said = vec![0; expected.len()];
+        a.wire.read_exact(&mut said).await.unwrap();
+        assert_eq!(String::from_utf8(said).unwrap(), expected);
+    }
+}
+
+/// It is neither a request nor the beginning of one.
+#[tokio::test(start_paused = true)]
+async fn white_space_keeps_nobody() {
+    let protocol: Arc<dyn Protocol> = Arc::new(JsonRpc::new(Settings::default()).unwrap());
+    let mut front = Front::with(Mode::Multiplex, protocol, |_| {}, Budget::new(1 << 28));
+    let _server = front.server().await;
+    let mut client = front.connect();
+    let begun = Instant::now();
+    while client.wire.write_all(b" ").await.is_ok() && !client.session.is_finished() {
+        tokio::time::sleep(SECOND).await;
+        assert!(begun.elapsed() < 12 * SECOND, "timeouts.client_read");
+    }
+}
+
+/// A few bytes can ask for many errors: they take from the budget, and who takes none of them is cut for it.
+#[tokio::test(start_paused = true)]
+async fn errors_of_batches_take_from_the_budget() {
+    let protocol: Arc<dyn Protocol> = Arc::new(JsonRpc::new(Settings::default()).unwrap());
+    let budget = Budget::new(1 << 20);
+    let mut front = Front::with(Mode::Exclusive, protocol, |_| {}, budget.clone());
+    let _server = front.server().await;
+    let batch = format!("[{}1]\n", "1,".repeat(1000));
+    let mut clients: Vec<_> = (0..20).map(|_| front.connect()).collect();
+    for client in &mut clients {
+        client.wire.write_all(batch.as_bytes()).await.unwrap();
+    }
+    settle().await;
+    assert!(budget.taken() > 500_000, "{} bytes", budget.taken());
+    let cut = clients.iter().filter(|client| client.session.is_finished()).count();
+    assert!((5..15).contains(&cut), "{cut} are cut");
+    drop(clients);
+    settle().await;
+    assert_eq!(budget.taken(), 0);
+}

@@ -9,7 +9,13 @@ const EXCEPTION: u8 = 3;
 const ONEWAY: u8 = 4;
 
 fn front(mode: Mode) -> Front {
-    let protocol = thrift::Thrift::new(thrift::Settings::default()).unwrap();
+    front_of(mode, true)
+}
+
+/// Of an upstream that is said to echo seqids, or not to.
+fn front_of(mode: Mode, echoes_seqid: bool) -> Front {
+    let settings = thrift::Settings { echoes_seqid, ..thrift::Settings::default() };
+    let protocol = thrift::Thrift::new(settings).unwrap();
     Front::with(mode, Arc::new(protocol), |_| {}, Budget::new(1 << 26))
 }
 
@@ -68,9 +74,10 @@ async fn without_seqids_an_unlisted_oneway_gives_nobody_anothers_reply() {
     }
 }
 
+/// It has its connection for itself: nobody could tell what the next reply is to.
 #[tokio::test(start_paused = true)]
 async fn without_seqids_a_oneway_costs_the_next_call_nothing() {
-    let mut front = front(Mode::Exclusive);
+    let mut front = front_of(Mode::Exclusive, false);
     let mut server = front.server().await;
     let (mut a, mut b) = (front.connect(), front.connect());
     for _ in 0..3 {
@@ -79,8 +86,32 @@ async fn without_seqids_a_oneway_costs_the_next_call_nothing() {
         say(&mut server.wire, REPLY, "get", 0).await;
         let told = heard(&mut b.wire).await;
         assert_eq!(told, message(REPLY, "get", 9), "{}", told.escape_ascii());
-        say(&mut a.wire, ONEWAY, "log", 7).await;
+        say(&mut a.wire, ONEWAY, "get", 7).await;
         assert!(!heard(&mut server.wire).await.is_empty());
+        server = front.server().await;
+    }
+}
+
+/// Whatever has come before.
+#[tokio::test(start_paused = true)]
+async fn no_client_can_make_a_server_pass_for_one_without_seqids() {
+    for mode in [Mode::Exclusive, Mode::Pipeline, Mode::Multiplex] {
+        let mut front = front(mode);
+        let mut server = front.server().await;
+        let (mut evil, mut neighbour) = (front.connect(), front.connect());
+        // Its call is slow, or one-way to the server; one that is hidden in it is answered first.
+        say(&mut evil.wire, CALL, "slow:get", 7).await;
+        assert!(!heard(&mut server.wire).await.is_empty());
+        say(&mut server.wire, REPLY, "get", 0).await;
+        assert_eq!(heard(&mut evil.wire).await[7], EXCEPTION, "{mode:?}");
+        tokio::time::sleep(5 * SECOND).await;
+        say(&mut evil.wire, ONEWAY, "note", 7).await;
+        let mut server = front.server().await;
+        say(&mut neighbour.wire, CALL, "get", 9).await;
+        assert!(seqid(&heard(&mut server.wire).await) > 0);
+        say(&mut server.wire, REPLY, "get", 0).await;
+        let told = heard(&mut neighbour.wire).await;
+        assert_eq!(told[7], EXCEPTION, "{mode:?}: {}", told.escape_ascii());
     }
 }
 

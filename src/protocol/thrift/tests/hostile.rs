@@ -248,3 +248,20 @@ fn too_large_is_refused_by_name_as_soon_as_it_is_known() {
         }
     }
 }
+
+#[test]
+fn what_cannot_begin_a_message_is_refused_at_once() {
+    let none = Malformed::Invalid("no message of Thrift begins like this");
+    for (wrong, right) in [
+        (&b"\xff\xff\xff\xff"[..], &b"\x80"[..]),
+        (b"\x7f\xff\xff\xff", b"\x3f\xff\xff\xff"),
+        (&[0; 4], &[0; 3]),
+    ] {
+        let decode = |bytes: &[u8]| {
+            let mut client = thrift(Transport::Framed, Encoding::Binary).downstream(usize::MAX);
+            client.decode(&mut BytesMut::from(bytes))
+        };
+        assert_eq!(decode(wrong).unwrap_err().reason, none, "{wrong:x?}");
+        assert!(matches!(decode(right), Ok(Received::More(_))), "{right:x?}");
+    }
+}
