@@ -22,14 +22,12 @@ impl Session {
     /// for many errors. A client for whose there is no memory is cut.
     pub(super) fn charge_words(&mut self, before: u64) {
         let size = usize::try_from(self.output.end().saturating_sub(before)).unwrap_or(usize::MAX);
-        match self.shared.budget.try_charge(size, Purpose::Reply) {
-            Some(charge) => self.output.hold(charge),
-            None => {
-                self.events().memory_waited(size);
-                self.output = Output::new();
-                self.ending = Some(End::Cut);
-            }
+        if let Some(charge) = self.shared.budget.try_charge(size, Purpose::Reply) {
+            return self.output.hold(charge);
         }
+        self.events().memory_waited(size);
+        self.output = Output::new();
+        self.ending = Some(End::Cut);
     }
 
     /// A message that no server is to see is answered with this.
