@@ -64,6 +64,7 @@ impl World {
             room: 1,
             grow_at: 1,
             max_uploads: 1,
+            max_connections: 64,
             min_connections: 1,
             eject_after: 5,
             retry: Retry { attempts: 2, per_thousand: 200 },

@@ -61,7 +61,7 @@ impl Connection {
             if self.shared.mode != Mode::Multiplex {
                 return Err(CloseReason::Stalled);
             }
-            // The last one goes on: what it owes is one's trouble, to take nothing more would be everybody's.
+            // What it owes is one's trouble; that too few take anything would be everybody's.
             if self.seat.is_spare() {
                 self.retire(CloseReason::Stalled);
             } else {

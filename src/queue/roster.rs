@@ -329,9 +329,11 @@ impl Roster {
         self.endpoints.iter().map(|e| e.open).sum()
     }
 
-    /// Whether others take what comes if an open connection does not: there is another one, or may be at once.
+    /// Whether enough others take what comes if an open connection does not: one may be opened in its place, or it is
+    /// the only one that is missing.
     pub(super) fn can_spare_one(&self) -> bool {
-        self.open() > 1 || self.members.len() + self.connecting() < self.max_connections
+        let (open, all) = (self.open(), self.members.len());
+        all + self.connecting() < self.max_connections || (open == all && open > 1)
     }
 
     /// Sockets being opened.

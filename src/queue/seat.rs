@@ -169,7 +169,7 @@ impl Seat {
         self.queue.inner().roster.members[self.key].hold == Hold::GivesWay
     }
 
-    /// Whether others take what comes if this connection does not.
+    /// Whether enough others take what comes if this connection does not.
     pub fn is_spare(&self) -> bool {
         self.queue.inner().roster.can_spare_one()
     }
