@@ -57,14 +57,16 @@ impl Connection {
         }
         let stall = self.shared.settings.stall;
         let since = self.in_flight.oldest().map_or(now, |e| e.since);
-        if since + stall <= now && self.spared_until.is_none_or(|until| until <= now) {
-            if self.shared.mode != Mode::Multiplex {
+        if since + stall <= now {
+            // As soon as it costs nobody anything.
+            if self.shared.mode != Mode::Multiplex || self.in_flight.owes_nobody() {
                 return Err(CloseReason::Stalled);
             }
             // What it owes is one's trouble; that too few take anything would be everybody's.
-            if self.seat.is_spare() {
-                self.retire(CloseReason::Stalled);
-            } else {
+            if self.spared_until.is_none_or(|until| until <= now) {
+                if self.seat.is_spare() || self.in_flight.late() > self.shared.room / 2 {
+                    self.retire(CloseReason::Stalled);
+                }
                 self.spared_until = Some(now + GRACE);
             }
         }

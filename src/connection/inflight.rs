@@ -227,6 +227,11 @@ impl InFlight {
         self.begun.iter().chain(self.entries.front()).min_by_key(|e| e.since)
     }
 
+    /// How many are past their deadline.
+    pub(super) fn late(&self) -> usize {
+        self.due().filter(|e| e.late).count()
+    }
+
     /// Whether every reply due is owed to nobody, and nothing is half sent.
     pub(super) fn owes_nobody(&self) -> bool {
         self.oneways.is_empty() && self.due().all(|e| e.exchange.slot.is_ended())

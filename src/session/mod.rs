@@ -356,18 +356,14 @@ impl Session {
                 if let Some(rest) = reply.rest.take() {
                     self.download = Some(Box::new(Download::new(rest, ticket)));
                 }
-                let (before, size) = (self.output.end(), reply.bytes.len());
                 self.codec.encode(id, reply, &mut self.output);
-                self.charge_words(before + size as u64);
             }
             Ok(None) => {}
             Err(refusal) => {
-                let before = self.output.end();
                 // An error message about a one-way request would pass for the reply to another one.
                 if ticket.is_oneway() || !self.codec.refuse(id, &refusal, &mut self.output) {
                     self.ending = self.ending.or(Some(End::NoWords));
                 }
-                self.charge_words(before);
             }
         }
     }

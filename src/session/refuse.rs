@@ -3,7 +3,6 @@
 use super::{End, Session, words};
 use crate::exchange;
 use crate::protocol::{BadRequest, Malformed, Refusal};
-use crate::wire::{Output, Purpose};
 
 impl Session {
     /// What is no request is answered like one.
@@ -13,21 +12,7 @@ impl Session {
         self.requests = self.requests.saturating_add(1);
         self.reading_since = self.now;
         self.unanswered = false;
-        let before = self.output.end();
         words(&mut self.download, &mut self.output).put(answer);
-        self.charge_words(before);
-    }
-
-    /// What was said since the output ended at `before` takes from the memory budget, if it is much: a few bytes can ask
-    /// for many errors. A client for whose there is no memory is cut.
-    pub(super) fn charge_words(&mut self, before: u64) {
-        let size = usize::try_from(self.output.end().saturating_sub(before)).unwrap_or(usize::MAX);
-        if let Some(charge) = self.shared.budget.try_charge(size, Purpose::Reply) {
-            return self.output.hold(charge);
-        }
-        self.events().memory_waited(size);
-        self.output = Output::new();
-        self.ending = Some(End::Cut);
     }
 
     /// A message that no server is to see is answered with this.

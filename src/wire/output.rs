@@ -103,14 +103,6 @@ impl Output {
         self.put_bytes(bytes.slice(from..), charge.clone());
     }
 
-    /// Holds `charge` until what was put so far is written.
-    pub fn hold(&mut self, charge: Charge) {
-        if !charge.is_none() && !self.is_empty() {
-            self.close_tail();
-            self.pieces.push_back(Piece { bytes: Bytes::new(), _charge: charge });
-        }
-    }
-
     /// Appends what `other` has left.
     pub fn append(&mut self, other: &mut Self) {
         other.close_tail();

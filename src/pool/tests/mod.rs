@@ -401,14 +401,22 @@ async fn a_stalled_multiplexed_connection_goes_on_where_it_is_the_last() {
     settle().await;
     let mut hung = world.call(b"hung");
     server.receive().await;
+    let mut last = world.call(b"x");
     for _ in 0..100 {
-        let mut call = world.call(b"x");
+        let next = world.call(b"x");
         server.echo().await;
-        assert_eq!(call.reply().await, b"x");
+        assert_eq!(last.reply().await, b"x");
+        last = next;
         tokio::time::sleep(SECOND).await;
     }
     assert_eq!(hung.answer().await.unwrap_err(), Refusal::Timeout);
     assert_eq!(world.events.closed.of(CloseReason::Stalled).get(), 0);
+    // Others have its room again as soon as that costs nobody anything.
+    server.echo().await;
+    assert_eq!(last.reply().await, b"x");
+    settle().await;
+    assert_eq!(world.events.closed.of(CloseReason::Stalled).get(), 1);
+    world.accept().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,8 +15,10 @@ use crate::protocol::Tag;
 pub(super) const MAX_BATCH: usize = 1024;
 /// The most bytes of ids and errors that are kept until the reply comes.
 const MAX_KEPT: usize = 16 * 1024;
-/// The most bytes of errors that are told at once.
-const MAX_ERRORS: usize = 128 * 1024;
+/// The most bytes of errors that are told at once: a few bytes can ask for many.
+const MAX_ERRORS: usize = 4096;
+/// The most calls that are told of the same error one by one.
+const MAX_TOLD: usize = 32;
 /// The bits of an id below its index.
 pub(super) const TAG_BITS: u32 = 40;
 /// What the ids of a batch begin with in [`Batch::id`]; no JSON begins so.
@@ -138,14 +140,21 @@ impl<'i> Kept<'i> {
                 None => reply.to_vec(),
             });
         }
+        if missing.iter().flatten().count() > MAX_TOLD {
+            let message = "upstream left most calls of the batch out";
+            return refusal::error(Version::V2, LEFT_OUT, message, b"null");
+        }
         let left_out =
             |id| refusal::error(Version::V2, LEFT_OUT, "upstream left this call of the batch out", id);
         restored.extend(missing.into_iter().flatten().map(left_out));
         list(restored.iter().map(Vec::as_slice).chain(lines(self.errors)))
     }
 
-    /// The answer if all calls get the same error.
+    /// The answer if all calls get the same error: one for all of them, if they are many.
     pub(super) fn refuse(&self, code: i32, message: &str) -> Vec<u8> {
+        if self.ids.len() > MAX_TOLD {
+            return refusal::error(Version::V2, code, message, b"null");
+        }
         let errors: Vec<_> =
             self.ids.iter().map(|id| refusal::error(Version::V2, code, message, id)).collect();
         list(errors.iter().map(Vec::as_slice).chain(lines(self.errors)))

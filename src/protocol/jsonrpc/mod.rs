@@ -30,7 +30,7 @@ use super::{Downstream, Id, Malformed, Mode, Protocol, SettingsError, TagSpace, 
 /// Values within values in a request, the outermost included; as `serde_json` has it.
 pub const MAX_DEPTH: usize = 127;
 /// The same in a reply, which is only passed on.
-const MAX_REPLY_DEPTH: usize = 1 << 20;
+const MAX_REPLY_DEPTH: usize = 1 << 16;
 const REQUEST_RULES: Rules = Rules { max_depth: MAX_DEPTH, strict: true };
 /// What is called to see whether a server is there: it need not know it.
 const PING: &str = "warmline.ping";

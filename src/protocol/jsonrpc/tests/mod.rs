@@ -324,14 +324,15 @@ fn a_batch_of_notifications_has_no_answer_but_for_its_faults() {
 #[test]
 fn a_batch_is_bounded() {
     let many = |count: usize, item: &str| format!("[{}]", vec![item; count].join(","));
-    assert!(told(&many(1025, "1")).contains("a batch of too many requests"));
-    assert!(told(&many(1024, "1")).starts_with("[{"));
+    let call = r#"{"jsonrpc":"2.0","method":"a","id":1}"#;
+    assert!(told(&many(1025, call)).contains("a batch of too many requests"));
+    assert!(told(&many(30, "1")).starts_with("[{"));
+    assert!(told(&many(50, "1")).starts_with('{'), "a few bytes can ask for many errors");
     let long = format!(r#"{{"jsonrpc":"2.0","method":"a","id":"{}"}}"#, "x".repeat(1000));
     let too_long = "a batch with ids and faults that are too long in sum";
     assert!(told(&many(17, &long)).contains(too_long));
     assert!(sent(&many(16, &long)).is_some());
     // Faults are told with the replies.
-    let call = r#"{"jsonrpc":"2.0","method":"a","id":1}"#;
     assert!(told(&many(1000, "1").replacen('1', call, 1)).contains(too_long));
     assert!(sent(&many(100, "1").replacen('1', call, 1)).is_some());
     assert!(sent(&many(1024, call)).is_some());
